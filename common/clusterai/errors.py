@@ -1,7 +1,6 @@
 """The one error family: a stable code, a sentence for the person, and a hint what to do."""
 
 from enum import Enum
-from typing import ClassVar
 
 
 class Status(Enum):
@@ -30,12 +29,12 @@ class Status(Enum):
 
 
 class ClusterAIError(Exception):
-    """Base of every error that a person may see. Subclasses set the class variables; details fill their braces."""
+    """Base of every error that a person may see. Subclasses set the four fields; details fill their braces."""
 
-    code: ClassVar[str] = "internal"
-    status: ClassVar[Status] = Status.INTERNAL
-    message: ClassVar[str] = "internal error"
-    hint: ClassVar[str] = ""
+    code: str = "internal"
+    status: Status = Status.INTERNAL
+    message: str = "internal error"
+    hint: str = ""
 
     def __init__(self, **details: object) -> None:
         super().__init__(details)
@@ -54,3 +53,27 @@ class InvalidName(ClusterAIError):
     code, status = "invalid-name", Status.USAGE
     message = "{what} {name!r} is not a valid name"
     hint = "use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+
+
+class Unreachable(ClusterAIError):
+    code, status = "unreachable", Status.UNREACHABLE
+    message = "cannot reach {target}: {reason}"
+    hint = "{fix}"
+
+    def __init__(self, target: str, reason: str = "no answer", fix: str = "") -> None:
+        default = "check that clusteraid runs there (`systemctl status clusteraid`), and its port and firewall"
+        super().__init__(target=target, reason=reason, fix=fix or default)
+
+
+class TimedOut(ClusterAIError):
+    code, status = "timed-out", Status.TIMED_OUT
+    message = "{what} took longer than {limit}"
+    hint = "try again; if it stays slow, look at `clusteractl status` and the journal"
+
+
+class BadRequest(ClusterAIError):
+    """What came over the wire has no sense; `what` names the field, `reason` says why."""
+
+    code, status = "bad-request", Status.USAGE
+    message = "{what}: {reason}"
+    hint = "both sides may run different versions: compare `clusteractl version` with the agent's"

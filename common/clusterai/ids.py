@@ -41,7 +41,7 @@ def parse_pool_name(text: str) -> PoolName:
 
 def suggest_node_id(hostname: str) -> NodeId:
     """Return a valid node id made of a host name: its first label, lower case, other characters as dashes."""
-    label = re.sub(r"[^a-z0-9]+", "-", hostname.split(".")[0].lower()).strip("-")[:63].strip("-")
+    label = re.sub(r"[^a-z0-9]+", "-", hostname.split(".", maxsplit=1)[0].lower()).strip("-")[:63].strip("-")
     return NodeId(label or "node")
 
 

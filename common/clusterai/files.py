@@ -1,0 +1,97 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clusterai.errors import ClusterAIError, Status
+
+
+class BadFile(ClusterAIError):
+    code, status = "bad-file", Status.FAILED
+    message = "cannot use {path}: {reason}"
+    hint = "{fix}"
+
+    def __init__(self, path: Path, reason: str, fix: str = "put the file back from a backup, or remove it") -> None:
+        super().__init__(path=path, reason=reason, fix=fix)
+
+
+class CannotWrite(ClusterAIError):
+    code, status = "cannot-write", Status.FAILED
+    message = "cannot write {path}: {reason}"
+    hint = "check free space (`df {directory}`) and who may write there (`ls -ld {directory}`)"
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(path=path, reason=error.strerror or str(error), directory=path.parent)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace the file's content so that a crash leaves the old file or the new one, never half of one.
+
+    Raises:
+        CannotWrite: no space, no permission, no directory; the old file is as it was.
+    """
+    try:
+        with _temporary_beside(path, mode) as temporary:
+            _write_synced(temporary, data, mode)
+            temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path, mode: int) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o600))
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes, mode: int) -> None:
+    with path.open("wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the file's bytes; raise BadFile when it is unreadable or longer than the limit."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BadFile(path, error.strerror or str(error), "check that it exists and who may read it") from error
+    if len(data) > limit:
+        raise BadFile(path, f"longer than {limit} bytes")
+    return data
+
+
+def load_json(path: Path, *, limit: int = 1 << 20) -> dict[str, Any]:
+    """Return the JSON object in the file.
+
+    Raises:
+        BadFile: unreadable, too long, or not one JSON object.
+    """
+    try:
+        value = json.loads(read_limited(path, limit))
+    except (ValueError, RecursionError) as error:
+        raise BadFile(path, f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise BadFile(path, "not a JSON object")
+    return value
