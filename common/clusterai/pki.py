@@ -18,13 +18,14 @@ from clusterai.errors import BadRequest
 
 __all__ = [
     "CertificateAuthority", "Issued", "PrivateKey", "certificate_expiry", "chain_pem", "key_pem", "new_csr", "new_key",
-    "renewal_due", "spki_sha256_of",
+    "renewal_due", "serial_of", "spki_sha256_of",
 ]
 
 PrivateKey = ec.EllipticCurvePrivateKey
 LEAF_LIFETIME = timedelta(days=7)
 _CA_LIFETIME = timedelta(days=365 * 20)
-_BACKDATED = timedelta(minutes=5)  # clocks of a home network differ a little
+_BACKDATED_SHARE = 1 / 100  # of a leaf's life, 1 h 41 min of 7 days: more than the clock difference enrolment accepts
+_CA_BACKDATED = timedelta(days=7)
 _CSR_LIMIT = 4096
 
 
@@ -64,6 +65,11 @@ def spki_sha256_of(certificate_der: bytes) -> bytes:
     return _spki_sha256(x509.load_der_x509_certificate(certificate_der))
 
 
+def serial_of(certificate_pem: bytes) -> str:
+    """Return the serial number of the first certificate of the PEM text, in lower-case hex."""
+    return f"{x509.load_pem_x509_certificate(certificate_pem).serial_number:x}"
+
+
 def certificate_expiry(pem: bytes) -> datetime:
     """Return when the first certificate of the PEM text ends, in UTC."""
     return _validity(x509.load_pem_x509_certificate(pem))[1]
@@ -83,7 +89,7 @@ class CertificateAuthority:
     def create(cls, common_name: str, uri: str = "") -> "CertificateAuthority":
         """Make a new CA that lives 20 years; a URI, if given, becomes its SAN (a trust domain's `spiffe://<id>`)."""
         key, now = new_key(), datetime.now(UTC)
-        builder = _builder(common_name, common_name, key.public_key(), now, now + _CA_LIFETIME)
+        builder = _builder(common_name, common_name, key.public_key(), now - _CA_BACKDATED, now + _CA_LIFETIME)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
         if uri:
@@ -126,10 +132,10 @@ class CertificateAuthority:
         """
         public_key = _requested_key(csr_der)
         now = datetime.now(UTC)
-        not_after = min(now + lifetime, self.not_after)
+        not_before, not_after = now - lifetime * _BACKDATED_SHARE, min(now + lifetime, self.not_after)
         issuer = self._certificate.subject.rfc4514_string().removeprefix("CN=")
         subject, issuer_key = uri.rsplit("/", 1)[-1][:64], self._key.public_key()
-        builder = _builder(issuer, subject, public_key, now - _BACKDATED, not_after, issuer_key)
+        builder = _builder(issuer, subject, public_key, not_before, not_after, issuer_key)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage("digital_signature"), critical=True)
         builder = builder.add_extension(_extended_usage(server=server, client=client), critical=False)

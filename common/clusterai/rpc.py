@@ -1,5 +1,6 @@
 """gRPC as this project uses it: options, channels, and errors in both directions."""
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -12,6 +13,11 @@ MAX_MESSAGE_BYTES = 1 << 20
 SERVER_NAME = "clusteraid"  # the DNS SAN of the daemon's certificate: what is dialled has no meaning for trust
 CODE_KEY, HINT_KEY = "clusterai-code", "clusterai-hint"
 _HINT_LIMIT = 2000  # HTTP/2 headers are limited to 8 kB in all
+_ADDRESS = re.compile(
+    r"(?P<bare>(?:[0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(?:%[\w-]+)?)"
+    r"|(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%[\w-]+)?)\]|(?P<host>[A-Za-z0-9._-]{1,253}))(?::(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
 _PRINTABLE = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 _BOTH = (
@@ -37,6 +43,12 @@ SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
+class BadAddress(ClusterAIError):
+    code, status = "bad-address", Status.USAGE
+    message = "{address!r} is not an address"
+    hint = "use HOST or HOST:PORT, such as tower.local, 192.168.1.20:7444 or [fe80::1]:7444"
+
+
 class RemoteError(ClusterAIError):
     """An error that the other side reported: its code, status, sentence and hint as they were there."""
 
@@ -46,6 +58,19 @@ class RemoteError(ClusterAIError):
     def __init__(self, code: str, status: Status, sentence: str, hint: str = "") -> None:
         super().__init__(sentence=sentence, remote_hint=hint)
         self.code, self.status = code, status
+
+
+def split_address(address: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of `HOST`, `HOST:PORT`, `[IPV6]:PORT` or a bare IPv6 address; raise BadAddress."""
+    match = _ADDRESS.fullmatch(address.strip())
+    if match is None or not 0 < int(match["port"] or default_port) < 1 << 16:
+        raise BadAddress(address=address[:80])
+    return match["ipv6"] or match["bare"] or match["host"], int(match["port"] or default_port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return `HOST:PORT`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def secure_channel(

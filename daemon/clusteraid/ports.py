@@ -4,7 +4,7 @@ Times are Unix seconds. A store method returns only after its change is on disk.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Protocol
 
 
@@ -72,9 +72,9 @@ class Enrolment:
 class EnrolmentOutcome(Enum):
     """What the store made of an enrolment. Only DONE changed anything."""
 
-    DONE = "done"
-    TOKEN_SPENT = "token-spent"
-    NAME_TAKEN = "name-taken"
+    DONE = auto()
+    TOKEN_SPENT = auto()
+    NAME_TAKEN = auto()
 
 
 class TokenStore(Protocol):

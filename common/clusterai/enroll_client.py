@@ -1,0 +1,214 @@
+"""Joining a cluster, from the side that joins: check the authority first, send the secret after (docs/trust.md)."""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from clusterai.approval import approval_code, commitment, new_nonce
+from clusterai.credentials import chain_pem, validity
+from clusterai.errors import ClusterAIError, Status, Unreachable
+from clusterai.ids import Identity
+from clusterai.keytool import KeyRequest, fingerprints_in_helper, request_in_helper
+from clusterai.rpc import from_rpc_error, join_address, secure_channel, split_address
+from clusterai.tokens import JoinToken
+from clusterai.v1 import enrollment_pb2 as pb
+from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceStub
+from clusterai.v1.types_pb2 import NodeFacts
+
+ENROLLMENT_PORT = 7444
+_CONNECT_SECONDS, _CALL_SECONDS = 10, 30
+_DECISION_SECONDS = 16 * 60  # the server forgets a request after 15 minutes and says so
+
+
+class WrongAuthority(ClusterAIError):
+    code, status = "wrong-authority", Status.DENIED
+    message = "the server at {address} is not the cluster that this token is for; the secret was not sent"
+    hint = "check the address; if it is right, create a token on that very server with `clusteractl token create`"
+
+
+class ClockDiffers(ClusterAIError):
+    code, status = "clock-differs", Status.FAILED
+    message = "this machine's clock says {here}, but the certificates of {address} are valid from {first} to {last}"
+    hint = "set the clock of the machine that is wrong (`timedatectl` shows it), then try again"
+
+
+class ApprovalEnded(ClusterAIError):
+    code, status = "approval-ended", Status.DENIED
+    message = "the request to join {address} ended: {reason}"
+    hint = "ask again with `clusterai-agent join`, or use a token from `clusteractl token create`"
+
+
+@dataclass(frozen=True)
+class FetchedCA:
+    """A cluster CA as a server sent it, and the SHA-256 of its SPKI."""
+
+    pem: bytes
+    spki_sha256: bytes
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What a machine or a person has after joining."""
+
+    key_pem: bytes = field(repr=False)
+    chain_pem: bytes
+    ca_pem: bytes
+    identity: Identity
+    cluster_id: str
+    server_addresses: tuple[str, ...]
+
+
+async def fetch_ca(address: str, pinned_sha256: bytes | None) -> FetchedCA:
+    """Return the CA that the server shows: the one with the pinned key, or, without a pin, the one it claims.
+
+    Nothing is sent to the server but the start of a TLS connection.
+
+    Raises:
+        Unreachable: no TLS server answers there.
+        WrongAuthority: no certificate of the chain has the pinned key.
+        ClockDiffers: by this machine's clock the certificates are not valid now.
+    """
+    host, port = split_address(address, ENROLLMENT_PORT)
+    chain = await _offered_chain(host, port)
+    fingerprints = await fingerprints_in_helper(chain)
+    wanted = fingerprints[-1] if pinned_sha256 is None else pinned_sha256
+    if not wanted or wanted not in fingerprints:
+        raise WrongAuthority(address=address)
+    _check_clock(address, chain)
+    return FetchedCA(chain_pem([chain[fingerprints.index(wanted)]]), wanted)
+
+
+async def enroll(address: str, token: JoinToken, *, name: str, facts: NodeFacts | None) -> Enrolled:
+    """Join with a token, as the name or, when it is empty, as the name that the token is bound to.
+
+    Raises:
+        Unreachable, WrongAuthority, ClockDiffers: as fetch_ca; the secret has not left this machine.
+        RemoteError: the server refused; its sentence says why.
+    """
+    authority = await fetch_ca(address, token.ca_sha256)
+    request = await request_in_helper()
+    message = pb.EnrollRequest(
+        token_id=token.token_id, token_secret=token.secret, csr_der=request.csr_der, node_name=name, facts=facts,
+        clock_unix_seconds=time.time(),
+    )
+    async with _enrollment(address, authority) as stub:
+        return _enrolled(await stub.Enroll(message, timeout=_CALL_SECONDS), request)
+
+
+async def request_approval(
+    address: str, *, name: str, facts: NodeFacts | None, confirm: Callable[[str], Awaitable[bool]]
+) -> Enrolled:
+    """Join without a token: `confirm` shows the code and returns whether the server's operator sees the same one.
+
+    Waits up to 15 minutes for the operator.
+
+    Raises:
+        ApprovalEnded: this side's person declined, or the server ended the round without a decision.
+        RemoteError: refused or too late; its sentence says which.
+    """
+    authority = await fetch_ca(address, None)
+    request, nonce = await request_in_helper(), new_nonce()
+    opening = pb.ApprovalOpening(commitment=commitment(nonce), csr_der=request.csr_der, node_name=name, facts=facts)
+    async with _enrollment(address, authority) as stub:
+        call = stub.RequestApproval(timeout=_DECISION_SECONDS)
+        await call.write(pb.RequestApprovalRequest(opening=opening))
+        challenge = (await _answer(call, address, "challenge")).challenge
+        await call.write(pb.RequestApprovalRequest(reveal=pb.ApprovalReveal(nonce=nonce)))
+        code = approval_code(authority.spki_sha256, request.csr_der, nonce, challenge.nonce)
+        issued = await _confirmed(call, address, confirm(code))
+        return _enrolled(issued, request)
+
+
+async def _confirmed(call: Any, address: str, question: Awaitable[bool]) -> pb.EnrollResponse:
+    """Wait for the person here and the one at the server; an end of the call ends the question too."""
+    asked = asyncio.ensure_future(question)
+    answered = asyncio.create_task(_answer(call, address, "issued"), name="approval answer")
+    try:
+        await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            with contextlib.suppress(asyncio.InvalidStateError):  # the server has just ended the call: its answer says why
+                await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=asked.result())))
+            if not asked.result():
+                raise ApprovalEnded(address=address, reason="you said that the codes differ")
+        return (await answered).issued
+    finally:
+        asked.cancel()
+        answered.cancel()
+        await asyncio.gather(asked, answered, return_exceptions=True)
+
+
+async def _answer(call: Any, address: str, step: str) -> pb.RequestApprovalResponse:
+    """Read one message of the round and insist on its kind."""
+    message = await call.read()
+    if not isinstance(message, pb.RequestApprovalResponse):
+        raise ApprovalEnded(address=address, reason="the server closed it")
+    if message.WhichOneof("step") != step:
+        raise ApprovalEnded(address=address, reason=f"the server did not send the {step}")
+    return message
+
+
+@contextlib.asynccontextmanager
+async def _enrollment(address: str, authority: FetchedCA) -> AsyncIterator[Any]:
+    """A stub on a channel that trusts the checked authority only; failed calls become this project's errors."""
+    target = join_address(*split_address(address, ENROLLMENT_PORT))
+    async with secure_channel(target, ca_pem=authority.pem) as channel:
+        make_stub: Any = EnrollmentServiceStub
+        try:
+            yield make_stub(channel)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, target) from error
+
+
+async def _offered_chain(host: str, port: int) -> tuple[bytes, ...]:
+    """The DER certificates that the server offers, leaf first. Nothing is verified here: the caller compares."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    target = join_address(host, port)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="clusteraid")
+    except TimeoutError as error:
+        raise Unreachable(target, f"no answer within {_CONNECT_SECONDS} s") from error
+    except ssl.SSLError as error:
+        raise Unreachable(target, "what answers there does not speak TLS", "give the enrolment port (7444)") from error
+    except (OSError, ValueError) as error:
+        raise Unreachable(target, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        return _chain_of(writer.get_extra_info("ssl_object"))
+    finally:
+        writer.transport.abort()
+
+
+def _chain_of(connection: Any) -> tuple[bytes, ...]:
+    """The peer's chain: public API from Python 3.13 on, the same call on the inner object before."""
+    if hasattr(connection, "get_unverified_chain"):
+        return tuple(connection.get_unverified_chain())
+    return tuple(ssl.PEM_cert_to_DER_cert(part.public_bytes()) for part in connection._sslobj.get_unverified_chain())  # noqa: SLF001
+
+
+def _check_clock(address: str, chain: Sequence[bytes]) -> None:
+    """Say what a failed handshake could not: that the certificates are not valid by this machine's clock."""
+    try:
+        lives = [validity(der) for der in chain]
+    except ValueError as error:
+        raise WrongAuthority(address=address) from error
+    first, last = max(life[0] for life in lives), min(life[1] for life in lives)
+    now = datetime.now(UTC)
+    if not first <= now <= last:
+        shown = {"here": f"{now:%F %T} UTC", "first": f"{first:%F %T} UTC", "last": f"{last:%F %T} UTC"}
+        raise ClockDiffers(address=address, **shown)
+
+
+def _enrolled(response: pb.EnrollResponse, request: KeyRequest) -> Enrolled:
+    return Enrolled(
+        request.key_pem, chain_pem(response.certificate_chain_der), response.ca_bundle_pem,
+        Identity.parse(response.identity), response.cluster_id, tuple(response.server_addresses),
+    )
