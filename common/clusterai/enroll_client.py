@@ -133,7 +133,7 @@ async def _confirmed(call: Any, address: str, question: Awaitable[bool]) -> pb.E
     try:
         await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
         if not answered.done():
-            with contextlib.suppress(asyncio.InvalidStateError):  # the server has just ended the call: its answer says why
+            with contextlib.suppress(asyncio.InvalidStateError):  # the call has just ended: its answer says why
                 await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=asked.result())))
             if not asked.result():
                 raise ApprovalEnded(address=address, reason="you said that the codes differ")

@@ -7,7 +7,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class KeyToolFailed(ClusterAIError):
 class KeyRequest:
     """A new private key (PEM) and the request for its certificate (DER)."""
 
-    key_pem: bytes
+    key_pem: bytes = field(repr=False)
     csr_der: bytes
 
 

@@ -15,6 +15,7 @@ class Role(Enum):
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
+    STRANGER = "stranger"  # calls the enrolment port and has no certificate yet
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ class TokenStore(Protocol):
 
     async def revoke_token(self, token_id: str) -> bool:
         """Mark the token revoked; false when there is none."""
+
+    async def is_taken(self, name: str, role: Role) -> bool:
+        """Whether a node (role NODE) or an operator (any other role) of that name exists."""
 
     async def enroll(self, enrolment: Enrolment) -> EnrolmentOutcome:
         """In one transaction: count one use of the token, create the node or operator, record the certificate.
