@@ -1,0 +1,130 @@
+"""The agent's configuration: agent.toml, every key with a default."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from clusterai.config import Section, decode, read_toml
+from clusterai.logs import LEVELS
+
+from clusterai_agent.addresses import ENROLLMENT_PORT, Address, is_loopback
+
+DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
+
+
+class BackEnd(Enum):
+    """Who runs units on this machine."""
+
+    SYSTEMD = "systemd"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True)
+class ServerSection(Section):
+    """Where the server is. `addresses` are HOST[:PORT] of the mTLS port; `local_*` serve the server's own agent."""
+
+    addresses: tuple[str, ...] = ()
+    discover: bool = True
+    local_token_file: Path = Path("/run/clusterai-local/token")
+    local_address: str = f"127.0.0.1:{ENROLLMENT_PORT}"
+
+    def validate(self) -> None:
+        for text in (*self.addresses, self.local_address):
+            if Address.parse(text) is None:
+                self.reject("addresses", text, "must be HOST or HOST:PORT, an IPv6 address in brackets")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the configured server is this very machine."""
+        hosts = [address.host for text in self.addresses if (address := Address.parse(text))]
+        return bool(hosts) and all(is_loopback(host) for host in hosts)
+
+
+@dataclass(frozen=True)
+class NodeSection:
+    """What this machine wants to be called; empty: its host name."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class StateSection:
+    """Where things lie."""
+
+    directory: Path = Path("/var/lib/clusterai-agent")
+    compute_directory: Path = Path("/var/lib/clusterai-compute")
+    scratch_directory: Path = Path("/var/lib/clusterai-dask")
+    runtime_directory: Path = Path("/run/clusterai-agent")
+
+
+@dataclass(frozen=True)
+class UnitsSection:
+    """The back-end for worker units; `stop_on_exit` ends the workers with the agent (process back-end only)."""
+
+    back_end: BackEnd = BackEnd.SYSTEMD
+    stop_on_exit: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerSection(Section):
+    """What workers may take of this machine. 0 leaves the choice to the server."""
+
+    enabled: bool = True
+    count: int = 0
+    threads: int = 0
+    memory_fraction: float = 0.6
+    contact_address: str = ""
+
+    def validate(self) -> None:
+        if not 0 <= self.count <= 1024:
+            self.reject("count", self.count, "must be 0 to 1024")
+        if not 0 <= self.threads <= 4096:
+            self.reject("threads", self.threads, "must be 0 to 4096")
+        if not 0.05 <= self.memory_fraction <= 0.95:
+            self.reject("memory_fraction", self.memory_fraction, "must be 0.05 to 0.95")
+
+
+@dataclass(frozen=True)
+class EnvironmentSection:
+    """Where the compute environment's packages and its Python come from."""
+
+    index_url: str = ""
+    wheel_directory: Path | None = None
+    offline: bool = False
+    python: Path | None = None
+
+
+@dataclass(frozen=True)
+class LogSection(Section):
+    """How much the agent logs."""
+
+    level: str = "info"
+
+    def validate(self) -> None:
+        if self.level not in LEVELS:
+            self.reject("level", self.level, f"must be one of {', '.join(LEVELS)}")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """All of agent.toml."""
+
+    server: ServerSection = field(default_factory=ServerSection)
+    node: NodeSection = field(default_factory=NodeSection)
+    state: StateSection = field(default_factory=StateSection)
+    units: UnitsSection = field(default_factory=UnitsSection)
+    worker: WorkerSection = field(default_factory=WorkerSection)
+    environment: EnvironmentSection = field(default_factory=EnvironmentSection)
+    log: LogSection = field(default_factory=LogSection)
+
+
+def load_config(file: Path | None) -> AgentConfig:
+    """Return the file's configuration; without a file named, the default file's, or the defaults where there is none.
+
+    Raises:
+        ConfigError: names file, key, value and reason.
+    """
+    if file is None and not DEFAULT_FILE.exists():
+        return AgentConfig()
+    path = file or DEFAULT_FILE
+    return decode(AgentConfig, read_toml(path), file=path)
