@@ -1,0 +1,135 @@
+"""Things that are allowed in one place only, or nowhere."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+from support.tree import modules, name_of, syntax
+
+# Where a program is started. Each of these modules owns the programs that it starts.
+MAY_START_PROGRAMS = (
+    "common/clusterai/units/process.py",
+    "common/clusterai/units/children.py",
+    "common/clusterai/environment.py",
+    "common/clusterai/python_finder.py",
+    "common/clusterai/journal.py",
+    "daemon/clusteraid/local*.py",
+    "daemon/clusteractl/environment*.py",
+    "agent/clusterai_agent/keys.py",
+)
+STARTERS = {"subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
+STARTERS |= {
+    "asyncio.create_subprocess_exec",
+    "asyncio.create_subprocess_shell",
+    "os.system",
+    "os.popen",
+    "os.fork",
+    "os.posix_spawn",
+}
+
+# The two boundaries: one turns any error into a gRPC status, one into an exit code.
+MAY_CATCH_EVERYTHING = ("daemon/clusteraid/interceptors.py", "common/clusterai/program.py")
+
+# One module knows each outside thing.
+ONLY_IN = {
+    "dbus_fast": ("common/clusterai/units/systemd_bus.py",),
+    "sqlite3": ("daemon/clusteraid/store*.py", "daemon/clusteraid/migrations*.py"),
+    "cryptography": ("common/clusterai/pki.py", "common/clusterai/keytool.py"),
+    "distributed": ("common/clusterai/dask_preload.py",),
+    "pynvml": (
+        "agent/clusterai_agent/*nvml.py",
+        "agent/clusterai_agent/*gpu.py",
+        "agent/clusterai_agent/collectors/nvml.py",
+    ),
+    "aiosqlite": (),
+    "dask": (),
+    "requests": (),
+    "yaml": (),
+    "pickle": (),
+}
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """Yield file, dotted name and node of every call."""
+    for path in modules():
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.Call):
+                yield name_of(path), ast.unparse(node.func), node
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """Yield file and top-level package of every import, deferred ones too."""
+    for path in modules():
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.Import):
+                yield from ((name_of(path), alias.name.partition(".")[0]) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield name_of(path), node.module.partition(".")[0]
+
+
+def test_programs_are_started_only_where_they_are_owned() -> None:
+    places = {file for file, name, _ in calls() if name in STARTERS}
+    assert {file for file in places if not any(fnmatch(file, allowed) for allowed in MAY_START_PROGRAMS)} == set()
+
+
+def test_no_command_is_a_string_for_a_shell() -> None:
+    shells = [
+        f"{file}:{node.lineno}"
+        for file, name, node in calls()
+        if name.endswith(("_shell", "os.system", "os.popen")) or any(word.arg == "shell" for word in node.keywords)
+    ]
+    assert shells == []
+
+
+def test_each_outside_thing_is_met_in_one_module() -> None:
+    elsewhere = {
+        f"{file} imports {package}"
+        for file, package in imports()
+        if package in ONLY_IN and not any(fnmatch(file, allowed) for allowed in ONLY_IN[package])
+    }
+    assert elsewhere == set()
+
+
+def test_only_the_two_boundaries_catch_everything() -> None:
+    catchers = {
+        f"{name_of(path)}:{node.lineno}"
+        for path in modules()
+        for node in ast.walk(syntax(path))
+        if isinstance(node, ast.ExceptHandler)
+        and catches_everything(node)
+        and name_of(path) not in MAY_CATCH_EVERYTHING
+    }
+    assert catchers == set()
+
+
+def catches_everything(node: ast.ExceptHandler) -> bool:
+    """Tell whether a handler swallows every error: one that always raises again is a clean-up."""
+    named = (
+        {"Exception", "BaseException"} & {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
+        if node.type
+        else {""}
+    )
+    return bool(named) and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None)
+
+
+def test_a_certificate_is_left_unverified_only_to_read_the_authority() -> None:
+    """`fetch_ca` reads the certificate whose fingerprint the token pins, and sends nothing before it matches."""
+    unverified = {
+        name_of(path)
+        for path in modules()
+        for node in ast.walk(syntax(path))
+        if (isinstance(node, ast.Attribute) and node.attr in {"CERT_NONE", "_create_unverified_context"})
+        or (
+            isinstance(node, ast.keyword)
+            and node.arg == "verify"
+            and isinstance(node.value, ast.Constant)
+            and node.value.value is False
+        )
+    }
+    assert unverified <= {"common/clusterai/enroll_client.py"}
+
+
+def test_plain_text_gRPC_is_only_for_the_local_socket() -> None:
+    """`insecure_channel` and `add_insecure_port` take no certificate: file permissions guard the socket that they use."""
+    assert {file for file, name, _ in calls() if name.endswith("insecure_channel")} <= {"common/clusterai/rpc.py"}
+    assert {file for file, name, _ in calls() if name.endswith("add_insecure_port")} <= {"daemon/clusteraid/serving.py"}

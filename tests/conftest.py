@@ -1,0 +1,93 @@
+"""For every test: its layer, nothing left behind, and a summary by layer at the end."""
+
+import asyncio
+import inspect
+import os
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.leaks import Belongings, end_children, left_behind, tasks_left
+
+LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "system")
+_BEFORE = pytest.StashKey[Belongings]()
+_HERE = Path(__file__).resolve().parent
+
+
+def layer_of(path: Path) -> str:
+    """Return the layer of a test file: its folder, and the two files of tests/architecture that are layers of their own."""
+    name = path.stem.removeprefix("test_")
+    return name if name in LAYERS else path.relative_to(_HERE).parts[0]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the layers in order, and keep a file's tests (all of the system layer's) in one process."""
+    order = {layer: number for number, layer in enumerate(LAYERS)}
+    items.sort(key=lambda item: order.get(layer_of(item.path), len(LAYERS)))
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        layer = layer_of(item.path)
+        item.add_marker(pytest.mark.xdist_group(layer if layer == "system" else str(item.path)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a temporary directory of its own, so that what is left in it can be seen. Its path is short: sockets."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stays where it was
+    directory = tempfile.TemporaryDirectory(prefix="cai-")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", directory.name)
+    patch.setattr(tempfile, "tempdir", directory.name)
+    config.add_cleanup(directory.cleanup)
+    config.add_cleanup(patch.undo)
+
+
+@pytest.fixture
+async def _no_task_left() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    if left := await tasks_left(before):
+        for task in left:
+            task.cancel()
+        pytest.fail("tasks left behind:\n" + "\n".join(f"  {task!r}" for task in left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> None:
+    """Note what there is once the fixtures of wider scope stand; the hook below compares after the last of the test's own."""
+    request.node.stash[_BEFORE] = Belongings.now()
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_no_task_left")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that leaves a child, a socket, a file, a thread or a temporary file."""
+    yield
+    before = item.stash.get(_BEFORE, None)
+    if before is None:
+        return
+    if left := left_behind(before):
+        end_children(before)
+        pytest.fail("left behind:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what each layer came to."""
+    counts: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            layer = layer_of(config.rootpath / report.nodeid.partition("::")[0])
+            counts.setdefault(layer, Counter())[outcome] += 1
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[layer_of(config.rootpath / report.nodeid.partition("::")[0])] += report.duration
+    terminalreporter.section("layers")
+    for layer in sorted(counts, key=LAYERS.index):
+        said = ", ".join(f"{number} {outcome}" for outcome, number in counts[layer].items())
+        terminalreporter.write_line(f"{layer:14} {said} in {seconds[layer]:.0f} s")
