@@ -1,0 +1,1 @@
+"""Data files of the programs: the lock of the compute environment."""
