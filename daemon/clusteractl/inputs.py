@@ -1,0 +1,52 @@
+"""Values on the command line: spans of time, tokens, names of units."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clusteractl.errors import MissingInput
+from clusterai.files import read_limited
+from clusterai.tokens import JoinToken
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_TOKEN_LIMIT = 4096
+
+
+class SpanType(click.ParamType):
+    """A span of time as `90s`, `15m`, `2h`, `7d` or a number of seconds; becomes seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d{1,7})([smhd]?)", str(value).strip())
+        if match is None or not int(match[1]):
+            self.fail(f"{str(value)[:40]!r} is not a time; write 90s, 15m, 2h or 7d", param, ctx)
+        return float(int(match[1]) * _UNITS[match[2]])
+
+
+SPAN = SpanType()
+
+
+def read_token(path: str | None, *, asks: bool) -> JoinToken:
+    """Return the token from a file (`-` is stdin), else from a prompt, else from stdin; never from the arguments."""
+    if path not in (None, "-"):
+        return JoinToken.parse(read_limited(Path(str(path)), _TOKEN_LIMIT).decode("utf-8", "replace"))
+    if path is None and asks:
+        return JoinToken.parse(click.prompt("Token", hide_input=True, err=True))
+    text = sys.stdin.read(_TOKEN_LIMIT)
+    if not text.strip():
+        raise MissingInput(
+            what="the token", how="give it by --token-file FILE or on stdin; `clusteractl token create` makes one"
+        )
+    return JoinToken.parse(text)
+
+
+def unit_name(text: str) -> str:
+    """Return the unit's full name, as systemctl takes it: without a suffix it is a service."""
+    return text if text.endswith((".service", ".timer", ".socket", ".target")) else f"{text}.service"

@@ -1,0 +1,89 @@
+"""Where results and errors go: text for people, JSON for scripts, never both on one stream."""
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from clusteractl.tables import STYLES, Table, render
+from clusteractl.words import printable
+
+Block = str | Table
+_ANSI = {"green": 32, "red": 31, "yellow": 33, "cyan": 36}
+_PLAIN_WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Output:
+    """The two streams of a command and how to write on them. `width` in columns of the terminal."""
+
+    stdout: TextIO
+    stderr: TextIO
+    as_json: bool = False
+    colour: bool = False
+    width: int = _PLAIN_WIDTH
+
+    def show(self, data: Mapping[str, Any], blocks: Sequence[Block]) -> None:
+        """Print a result: as one JSON object, or as lines and tables."""
+        if self.as_json:
+            self._write(self.stdout, json.dumps(data, indent=2))
+            return
+        for block in blocks:
+            self._write(self.stdout, self._text(block))
+
+    def record(self, data: Mapping[str, Any], text: str, state: str = "") -> None:
+        """Print one of a stream of results: a JSON object or a line, coloured by a state's name, at once."""
+        line = json.dumps(data) if self.as_json else self._coloured(printable(text), state)
+        self._write(self.stdout, line)
+
+    def raw(self, text: str) -> None:
+        """Print text for another program: a token, a script, settings."""
+        self._write(self.stdout, text)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result, to people only."""
+        if not self.as_json:
+            self._write(self.stderr, "\n".join(printable_lines(text)))
+
+    def error(self, code: str, message: str, hint: str, exit_code: int) -> None:
+        """Say why the command failed: a sentence and a hint, or the same as JSON."""
+        if self.as_json:
+            parts = {"code": code, "message": message, "hint": hint, "exit_code": exit_code}
+            self._write(self.stderr, json.dumps({"error": parts}))
+            return
+        lines = [f"clusteractl: {printable(message)}", *(f"  {line}" for line in printable_lines(hint) if line)]
+        self._write(self.stderr, "\n".join(lines))
+
+    def _text(self, block: Block) -> str:
+        if isinstance(block, Table):
+            return render(block, width=self.width, colour=self.colour)
+        return "\n".join(printable_lines(block))
+
+    def _coloured(self, text: str, state: str) -> str:
+        code = _ANSI.get(STYLES.get(state, ""))
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code else text
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def printable_lines(text: str) -> list[str]:
+    """Return the lines without control characters, their indent kept."""
+    return [line[: len(line) - len(line.lstrip(" "))] + printable(line) for line in text.split("\n")]
+
+
+def paragraph(text: str, *, indent: str = "", first: str | None = None, width: int = _PLAIN_WIDTH) -> str:
+    """Return the text as lines that fit, each with the indent, the first with its own."""
+    start = indent if first is None else first
+    wrapped = textwrap.fill(
+        printable(text), width, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
+    )
+    return wrapped or start.rstrip()
+
+
+def terminal_width() -> int:
+    """Return the terminal's width in columns; 80 where there is none; COLUMNS decides when it is set."""
+    return max(40, shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns)
