@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def layer_of(path: Path) -> str:
-    """Return the layer of a test file: its folder, and the two files of tests/architecture that are layers of their own."""
+    """Return the layer of a test file: its folder, or its own name where that is a layer."""
     name = path.stem.removeprefix("test_")
     return name if name in LAYERS else path.relative_to(_HERE).parts[0]
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give this process a temporary directory of its own, so that what is left in it can be seen. Its path is short: sockets."""
+    """Give this process its own temporary directory, so that what is left in it shows. Its path is short: sockets."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stays where it was
     directory = tempfile.TemporaryDirectory(prefix="cai-")
     patch = pytest.MonkeyPatch()
@@ -57,7 +57,7 @@ async def _no_task_left() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> None:
-    """Note what there is once the fixtures of wider scope stand; the hook below compares after the last of the test's own."""
+    """Note what there is once the wider fixtures stand; the hook below compares after the test's own are gone."""
     request.node.stash[_BEFORE] = Belongings.now()
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("_no_task_left")
@@ -78,7 +78,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what each layer came to."""
     counts: dict[str, Counter[str]] = {}
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
             layer = layer_of(config.rootpath / report.nodeid.partition("::")[0])

@@ -129,7 +129,7 @@ def test_a_certificate_is_left_unverified_only_to_read_the_authority() -> None:
     assert unverified <= {"common/clusterai/enroll_client.py"}
 
 
-def test_plain_text_gRPC_is_only_for_the_local_socket() -> None:
-    """`insecure_channel` and `add_insecure_port` take no certificate: file permissions guard the socket that they use."""
+def test_unencrypted_grpc_is_only_for_the_local_socket() -> None:
+    """File permissions guard the socket; nothing that another machine can reach goes without a certificate."""
     assert {file for file, name, _ in calls() if name.endswith("insecure_channel")} <= {"common/clusterai/rpc.py"}
     assert {file for file, name, _ in calls() if name.endswith("add_insecure_port")} <= {"daemon/clusteraid/serving.py"}

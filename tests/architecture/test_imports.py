@@ -8,32 +8,16 @@ import pytest
 
 from support.tree import ROOT, python_path, run_tool
 
+DASK = {"dask", "distributed"}
+
 # What a module may not bring in, directly or through others.
 ABSENT = {
-    "clusterai_agent.__main__": {
-        "dask",
-        "distributed",
-        "cryptography",
-        "zeroconf",
-        "click",
-        "requests",
-        "rich",
-        "sqlite3",
-        "clusteraid",
-    },
-    "clusteractl.__main__": {
-        "clusteraid",
-        "clusterai_agent",
-        "dask",
-        "distributed",
-        "sqlite3",
-        "dbus_fast",
-        "zeroconf",
-        "psutil",
-    },
-    "clusteraid.__main__": {"clusteractl", "clusterai_agent", "dask", "distributed", "click", "requests"},
+    "clusterai_agent.__main__": DASK
+    | {"cryptography", "zeroconf", "click", "requests", "rich", "sqlite3", "clusteraid"},
+    "clusteractl.__main__": DASK | {"clusteraid", "clusterai_agent", "sqlite3", "dbus_fast", "zeroconf", "psutil"},
+    "clusteraid.__main__": DASK | {"clusteractl", "clusterai_agent", "click", "requests"},
     "clusterai.launch": {"clusteraid", "clusteractl", "clusterai_agent", "grpc", "google", "cryptography", "psutil"},
-    "clusterai.rpc": {"cryptography", "dask", "distributed", "psutil", "click"},
+    "clusterai.rpc": DASK | {"cryptography", "psutil", "click"},
     "clusterai.keytool": {"grpc", "google", "psutil"},
 }
 

@@ -49,7 +49,7 @@ class Belongings:
 def left_behind(before: Belongings) -> list[str]:
     """Wait a bounded time until nothing is left that was not there before; return what is.
 
-    Closing is not instant everywhere: gRPC frees a channel's sockets in its own thread, after the last reference is gone.
+    Closing is not instant everywhere: gRPC frees a channel's sockets in a thread of its own, after the last reference.
     """
     left = Belongings.now().beyond(before)
     deadline = time.monotonic() + SETTLE_SECONDS
@@ -65,7 +65,7 @@ async def tasks_left(before: set[asyncio.Task[object]]) -> list[asyncio.Task[obj
     deadline = time.monotonic() + SETTLE_SECONDS
     while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
         if time.monotonic() > deadline:
-            return sorted(left, key=lambda task: task.get_name())  # type: ignore[arg-type]
+            return sorted(left, key=lambda task: task.get_name())
         await asyncio.sleep(_STEP_SECONDS)
     return []
 
@@ -96,7 +96,7 @@ def _open_files() -> Iterator[str]:
     own = _own_of_grpc() if "grpc" in sys.modules else frozenset()
     for name in os.listdir(_FILES):  # noqa: PTH208
         try:
-            target = os.readlink(_FILES / name)
+            target = str((_FILES / name).readlink())
         except FileNotFoundError:  # the descriptor that lists them
             continue
         if target not in own and not (own and target.startswith("anon_inode:")):

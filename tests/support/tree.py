@@ -99,7 +99,7 @@ def python_path() -> dict[str, str]:
 
 
 def run_tool(tool: str, *arguments: str) -> str:
-    """Run a tool of the virtual environment (or an absolute path) in the root; its complaints are the failure's text."""
+    """Run a tool of the virtual environment, or an absolute path; its complaints are the failure's text."""
     command = [str(_TOOLS / tool), *arguments]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False, env=python_path()

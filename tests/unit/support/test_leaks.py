@@ -16,7 +16,7 @@ LEAKS = {
     "an open file": "kept = []\ndef test_it():\n    kept.append(open('/etc/hostname'))",
     "a thread": "def test_it():\n    import threading; threading.Timer(3, print).start()",
     "a temporary file": "def test_it():\n    import tempfile; tempfile.mkdtemp()",
-    "a task": "kept = []\nasync def test_it():\n    import asyncio; kept.append(asyncio.create_task(asyncio.sleep(60), name='stray'))",
+    "a task": "kept = []\nasync def test_it():\n    import asyncio as a; kept.append(a.create_task(a.sleep(60)))",
 }
 
 

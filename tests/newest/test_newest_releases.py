@@ -1,0 +1,54 @@
+"""The newest releases of every library we use: our code and the stubs of the oldest compiler run on them too."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.tree import ROOT
+
+PYTHON = "/usr/bin/python3"
+ENVIRONMENT = ROOT / ".venv-newest"
+LIBRARIES = ("grpcio", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify")
+TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
+PINS = ROOT / "tests/requirements.txt"
+# Of integration: what meets gRPC, TLS and the store. Dask has an environment of its own, whatever runs the daemon.
+TESTS = ("tests/unit", "tests/integration")
+LEFT_OUT = ("tests/unit/support", "tests/integration/test_dask_*", "tests/integration/test_faults_*")
+
+
+def run(*command: str | Path, seconds: int) -> str:
+    """Run a command in the root; return what it printed, or fail with it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+    ended = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stdout[-20_000:]
+    return ended.stdout
+
+
+def install_newest() -> None:
+    """Install the newest releases into an environment that sees nothing of the distribution's, the tools as pinned."""
+    if not (ENVIRONMENT / "bin/python").exists():
+        run(PYTHON, "-m", "venv", ENVIRONMENT, seconds=120)
+    pip: list[str | Path] = [ENVIRONMENT / "bin/python", "-m", "pip", "install", "-q", "--upgrade"]
+    run(*pip, "--constraint", PINS, *TOOLS, seconds=300)
+    run(*pip, *LIBRARIES, seconds=300)
+
+
+@pytest.mark.timeout(1200)
+def test_unit_and_integration_pass_on_the_newest_releases() -> None:
+    install_newest()
+    ignored = [f"--ignore-glob={pattern}" for pattern in LEFT_OUT]
+    tests = [path for path in TESTS if any((ROOT / path).rglob("test_*.py"))]
+    printed = run(ENVIRONMENT / "bin/python", "-P", "-m", "pytest", "-q", *ignored, *tests, seconds=1100)
+    assert " passed" in printed.splitlines()[-1]
+    print(printed.splitlines()[-1])
