@@ -59,10 +59,10 @@ async def _run_helper(command: str, value: list[str]) -> dict[str, Any]:
     try:
         async with asyncio.timeout(_HELPER_SECONDS):
             output, errors = await process.communicate(json.dumps(value).encode())
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise KeyToolFailed(reason=errors.decode(errors="replace").strip()[-300:], python=sys.executable)
     answer: dict[str, Any] = json.loads(output)
