@@ -76,7 +76,7 @@ class CtlCommand(click.Command):
         self._examples = examples
         self.params.extend(common_options())
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the examples as they are to be typed."""
         write_examples(formatter, self._examples)
 
@@ -90,7 +90,7 @@ class CtlGroup(click.Group):
 
     command_class = CtlCommand
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order in which they are listed."""
         return [*self._members, *self.commands]
 
@@ -109,7 +109,7 @@ class CtlGroup(click.Group):
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the examples as they are to be typed."""
         write_examples(formatter, self._examples)
 

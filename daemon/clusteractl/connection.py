@@ -60,7 +60,7 @@ async def connected(target: Target, timeout: float) -> AsyncIterator[Cluster]:
 
 
 async def _first_answering(target: Remote, timeout: float) -> grpc.aio.Channel:
-    """Return a channel to the first address that completes a handshake; the last one unchecked, its error is as good."""
+    """Return a channel to the first address that completes a handshake; the last one unchecked."""
     *others, last = target.login.addresses
     for address in others:
         channel = _remote_channel(target, address)

@@ -33,7 +33,8 @@ async def diagnose(ctl: Ctl) -> list[Check]:
     checks = [login_check(ctl), dask_certificate_check(ctl.surroundings.config_directory / "dask")]
     try:
         async with ctl.cluster() as cluster:
-            return [*checks, *await _answered(ctl, cluster)]
+            connection, *others = await _answered(ctl, cluster)
+            return [connection, *checks, *others]
     except ClusterAIError as error:
         return [_failed("connection", error), *checks]
 
@@ -69,7 +70,7 @@ def login_check(ctl: Ctl) -> Check:
     except BadFile as error:
         return _failed("login", error)
     if login is None:
-        return Check("login", "client", "not-applicable", "not logged in to another cluster")
+        return Check("login", "client", "not-applicable", "not logged in anywhere")
     own, now = login.credentials, datetime.now(UTC)
     ends = own.not_after.timestamp()
     message = f"{login.operator} at {login.addresses[0]}, certificate ends {until(ends, now.timestamp())}"
@@ -82,11 +83,11 @@ def login_check(ctl: Ctl) -> Check:
 
 
 def clock_check(server: float, here: float) -> Check:
-    """This machine's clock against the server's."""
+    """Compare this machine's clock with the server's."""
     if not server:
         return Check("clock", "client", "not-applicable", "this server does not tell its clock")
     skew = here - server
-    message = f"{skew:+.1f} s against the server"
+    message = f"{round(skew, 1) + 0.0:+.1f} s against the server"
     if abs(skew) < _SKEW_WARNING:
         return Check("clock", "client", "ok", message)
     outcome = "warning" if abs(skew) < _SKEW_FAILURE else "failed"
@@ -120,7 +121,7 @@ def dask_environment_check(active: Path | None, pools: Sequence[PoolStatus]) -> 
     name = "dask-environment"
     present = installed(active) if active else {}
     if "distributed" not in present:
-        return Check(name, "client", "not-applicable", "no virtual environment with distributed is active")
+        return Check(name, "client", "not-applicable", "no environment with distributed is active")
     wrong = {pool.pool_name: difference(present, pool.environment) for pool in pools if pool.environment.python_minor}
     for pool, problem in wrong.items():
         if not problem:
@@ -134,7 +135,7 @@ def dask_environment_check(active: Path | None, pools: Sequence[PoolStatus]) -> 
 
 
 def installed(environment: Path) -> dict[str, str]:
-    """Return what is installed in a virtual environment, read from its files: names to versions, and its Python minor."""
+    """Return what is installed in a virtual environment, by its files: names to versions, `python` its minor."""
     places = sorted(environment.glob("lib/python3.*/site-packages"))
     if not places:
         return {}

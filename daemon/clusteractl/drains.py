@@ -43,8 +43,9 @@ def _shown(ctl: Ctl, node_id: str, step: DrainNodeResponse, progress: Progress) 
     if ctl.out.as_json:
         ctl.out.record(shape(step, node_id=node_id), "")
         return
-    done = step.moved_result_count / step.total_result_count if step.total_result_count else 0.0
     if step.state == NODE_STATE_DRAINED:
-        done = 1.0
-    counts = f"{step.moved_result_count}/{step.total_result_count} results, {plural(step.running_task_count, 'task')} running"
+        return
+    done = step.moved_result_count / step.total_result_count if step.total_result_count else 0.0
+    results = f"{step.moved_result_count}/{step.total_result_count} results"
+    counts = f"{results}, {plural(step.running_task_count, 'task')} running"
     progress.step(done, f"{counts} {step.message}".strip(), drain_line(node_id, step))

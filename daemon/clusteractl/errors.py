@@ -27,7 +27,10 @@ class NoCluster(ClusterAIError):
 class LoginExpired(ClusterAIError):
     code, status = "login-expired", Status.DENIED
     message = "your login as {operator} expired {ago}"
-    hint = "on the server: clusteractl token create --role operator --name {operator}; then here: clusteractl login --server {host}"
+    hint = (
+        "on the server: clusteractl token create --role operator --name {operator}\n"
+        "then here: clusteractl login --server {host}"
+    )
 
 
 class NotLoggedIn(ClusterAIError):

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from clusteractl.tables import STYLES, Table, render
+from clusteractl.tables import Table, coloured, render
 from clusteractl.words import printable
 
 Block = str | Table
-_ANSI = {"green": 32, "red": 31, "yellow": 33, "cyan": 36}
 _PLAIN_WIDTH = 80
 
 
@@ -35,8 +34,8 @@ class Output:
 
     def record(self, data: Mapping[str, Any], text: str, state: str = "") -> None:
         """Print one of a stream of results: a JSON object or a line, coloured by a state's name, at once."""
-        line = json.dumps(data) if self.as_json else self._coloured(printable(text), state)
-        self._write(self.stdout, line)
+        line = json.dumps(data) if self.as_json else printable(text)
+        self._write(self.stdout, coloured(line, state) if self.colour and not self.as_json else line)
 
     def raw(self, text: str) -> None:
         """Print text for another program: a token, a script, settings."""
@@ -60,10 +59,6 @@ class Output:
         if isinstance(block, Table):
             return render(block, width=self.width, colour=self.colour)
         return "\n".join(printable_lines(block))
-
-    def _coloured(self, text: str, state: str) -> str:
-        code = _ANSI.get(STYLES.get(state, ""))
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code else text
 
     def _write(self, stream: TextIO, text: str) -> None:
         stream.write(text + "\n")

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 
 from clusteractl.words import printable
 
-STYLES = {
-    "ready": "green", "registered": "green", "running": "green", "active": "green", "ok": "green", "usable": "green",
-    "pending": "cyan", "draining": "cyan", "drained": "cyan", "held": "cyan", "starting": "cyan", "activating": "cyan",
-    "suspect": "yellow", "incompatible": "yellow", "warning": "yellow", "resting": "yellow",
-    "offline": "red", "failed": "red", "revoked": "red", "expired": "red",
-}  # fmt: skip
+_GREEN, _RED, _YELLOW, _CYAN = 32, 31, 33, 36
+STATE_COLOURS = {
+    **dict.fromkeys(("ready", "registered", "running", "active", "ok", "usable"), _GREEN),
+    **dict.fromkeys(("pending", "draining", "drained", "held", "starting", "activating"), _CYAN),
+    **dict.fromkeys(("suspect", "incompatible", "warning", "resting", "not installed"), _YELLOW),
+    **dict.fromkeys(("offline", "failed", "revoked", "expired"), _RED),
+}
 _GAP = 2
 
 
@@ -36,44 +36,53 @@ class Table:
 
 def render(table: Table, *, width: int, colour: bool) -> str:
     """Return the table as lines no longer than the width; cut cells end in an ellipsis."""
-    from rich.console import Console
-    from rich.table import Table as Drawing
-    from rich.text import Text
-
     rows = [tuple(printable(cell) for cell in row) for row in table.rows]
-    drawing = Drawing(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for column, cells in zip(table.columns, _widths(table.columns, rows, width), strict=True):
-        justify = "right" if column.right else "left"
-        drawing.add_column(column.title, justify=justify, no_wrap=True, overflow="ellipsis", width=cells)  # type: ignore[arg-type]
+    widths = _widths(table.columns, rows, width)
+    head = [_fitted(column.title, column, cells) for column, cells in zip(table.columns, widths, strict=True)]
+    lines = [bold("  ".join(head).rstrip()) if colour else "  ".join(head).rstrip()]
     for row in rows:
-        drawing.add_row(*(Text(cell, _style(column, cell)) for column, cell in zip(table.columns, row, strict=True)))
-    target = StringIO()
-    console = Console(
-        file=target,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        legacy_windows=False,
-    )
-    console.print(drawing)
-    return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
+        cells = [
+            _cell(cell, column, room, colour) for cell, column, room in zip(row, table.columns, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
-def _style(column: Column, cell: str) -> str:
-    return STYLES.get(cell, "") if column.stated else ""
+def bold(text: str) -> str:
+    """Return the text in bold, for a terminal."""
+    return f"\x1b[1m{text}\x1b[0m"
+
+
+def coloured(text: str, state: str) -> str:
+    """Return the text in the colour of a state's name, for a terminal; as it is when the state has none."""
+    code = STATE_COLOURS.get(state)
+    return f"\x1b[{code}m{text}\x1b[0m" if code else text
+
+
+def _cell(text: str, column: Column, room: int, colour: bool) -> str:
+    fitted = _fitted(text, column, room)
+    return coloured(fitted, text) if colour and column.stated else fitted
+
+
+def _fitted(text: str, column: Column, room: int) -> str:
+    """The text in exactly so many columns of the terminal, where some characters take two."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) > room:
+        text = set_cell_size(text, room - 1).rstrip() + "…"
+    gap = " " * (room - cell_len(text))
+    return gap + text if column.right else text + gap
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[tuple[str, ...]], width: int) -> list[int]:
-    """Return each column's width: what it needs, and where that is too much the widest ones give first."""
+    """What each column needs; where that is too much, the widest of those that may shrink give first."""
     from rich.cells import cell_len
 
     needs = [max([len(column.title), *(cell_len(row[index]) for row in rows)]) for index, column in enumerate(columns)]
     least = [need if column.keep else min(need, column.least) for column, need in zip(columns, needs, strict=True)]
     excess = sum(needs) + _GAP * (len(columns) - 1) - width
-    while excess > 0:
-        widest = max(range(len(needs)), key=lambda index: needs[index] if needs[index] > least[index] else -1)
-        if needs[widest] <= least[widest]:
-            break
+    while excess > 0 and needs != least:
+        _, widest = max((need, index) for index, need in enumerate(needs) if need > least[index])
         needs[widest] -= 1
         excess -= 1
     return needs

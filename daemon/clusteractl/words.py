@@ -1,5 +1,6 @@
 """Values as people read them: sizes, spans of time, moments, names of states."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
 UNKNOWN = "unknown"
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?")  # ECMA-48: CSI, OSC, others
 
 
 def printable(text: str) -> str:
     """Return the text as one line without control characters: what a node sends never drives the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text).strip()
+    shown = _SEQUENCE.sub("", text)
+    return "".join(character if character.isprintable() else " " for character in shown).strip()
 
 
 def size(count: float) -> str:

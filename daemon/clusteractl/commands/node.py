@@ -95,7 +95,8 @@ def reject(ctl: Ctl, name: str) -> None:
 def drain(ctl: Ctl, name: str, deadline: float | None) -> None:
     """Take the node NAME out of work.
 
-    It gets no new tasks, those that run end, and its results move to others. Waits and shows progress. Ctrl-C ends only the waiting; the drain goes on.
+    It gets no new tasks, those that run end, and its results move to others. Waits and shows progress. Ctrl-C ends
+    only the waiting; the drain goes on.
     """
     drain_node(ctl, parse_node_id(name), deadline or 0.0)
 
@@ -123,7 +124,8 @@ def undrain(ctl: Ctl, name: str) -> None:
 def remove(ctl: Ctl, name: str, yes: bool) -> None:
     """Revoke the node NAME and forget it.
 
-    Its certificates are worth nothing and its session ends at once. Running tasks are lost: drain it first. To come back it has to join again.
+    Its certificates are worth nothing and its session ends at once. Running tasks are lost: drain it first. To come
+    back it has to join again.
     """
     node_id = parse_node_id(name)
     if ctl.surroundings.asks and not (yes or ctl.out.as_json):

@@ -20,8 +20,9 @@ def token_list(tokens: Sequence[Token], now: float) -> list[Block]:
     if not tokens:
         return ["There are no tokens. Make one with: clusteractl token create"]
     columns = (
-        Column("TOKEN", keep=True), Column("ROLE", keep=True), Column("NAME", least=8), Column("STATE", keep=True, stated=True),
-        Column("USED", keep=True), Column("EXPIRES", keep=True), Column("BY", least=8),
+        Column("TOKEN", keep=True), Column("ROLE", keep=True), Column("NAME", least=8),
+        Column("STATE", keep=True, stated=True), Column("USED", keep=True), Column("EXPIRES", keep=True),
+        Column("BY", least=8),
     )  # fmt: skip
     return [Table(columns, tuple(_token_row(token, now) for token in tokens))]
 
@@ -77,8 +78,8 @@ def unit_list(units: Sequence[Unit], back_end: str, now: float) -> list[Block]:
     if not units:
         return [f"The daemon controls no units here (back-end: {back_end})."]
     columns = (
-        Column("UNIT", least=24), Column("STATE", keep=True, stated=True), Column("SUB", least=5), Column("PID", right=True, keep=True),
-        Column("RESTARTS", right=True, keep=True), Column("SINCE", keep=True),
+        Column("UNIT", least=24), Column("STATE", keep=True, stated=True), Column("SUB", least=5),
+        Column("PID", right=True, keep=True), Column("RESTARTS", right=True, keep=True), Column("SINCE", keep=True),
     )  # fmt: skip
     return [Table(columns, tuple(_unit_row(unit, now) for unit in units))]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from clusteractl.output import Block, paragraph
 from clusteractl.tables import Column, Table
-from clusteractl.words import ago, listed, moment, plural, size, span, until, word
-from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINED, NODE_STATE_PENDING, DrainNodeResponse, Node, NodeState
+from clusteractl.words import ago, listed, moment, plural, printable, size, span, until, word
+from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, DrainNodeResponse, Node, NodeState
 from clusterai.v1.types_pb2 import (
     ENVIRONMENT_STATE_BUILDING,
     WORKER_STATE_HELD,
@@ -29,6 +29,8 @@ _COLUMNS = (
     Column("HEARD", keep=True),
 )
 _LABEL = 13
+_BRIEF = 300  # characters of a reason in a list
+_NAMED = 3
 _WORKING = (WORKER_STATE_REGISTERED, WORKER_STATE_HELD)
 
 
@@ -70,19 +72,17 @@ def worker_list(workers: Sequence[WorkerStatus], width: int) -> list[Block]:
     """The table, and below it the reason of each worker that has one."""
     if not workers:
         return ["No worker runs. `clusteractl node list` says what each node does."]
-    reasons = [(worker.worker_name, worker.state, worker.reason) for worker in workers if worker.reason]
-    notes = [
-        paragraph(f"{name} is {word(WorkerState, state)}: {reason}", indent="  ", first="", width=width)
-        for name, state, reason in reasons
-    ]
+    whose: dict[tuple[str, str], list[str]] = {}
+    for worker in workers:
+        if worker.reason:
+            whose.setdefault((word(WorkerState, worker.state), worker.reason), []).append(worker.worker_name)
+    notes = [_remark(_several(names), state, reason, width) for (state, reason), names in whose.items()]
     return [worker_table(workers), *([""] if notes else []), *notes]
 
 
 def drain_line(node: str, step: DrainNodeResponse) -> str:
     """One step of a drain as a line."""
     state = word(NodeState, step.state)
-    if step.state == NODE_STATE_DRAINED:
-        return f"{node} is drained"
     work = f"{plural(step.running_task_count, 'task')} running"
     results = f"{step.moved_result_count}/{step.total_result_count} results moved"
     return f"{node}: {state}, {work}, {results}" + (f", {step.message}" if step.message else "")
@@ -107,18 +107,27 @@ def _remarks(nodes: Sequence[Node], width: int) -> list[Block]:
     remarks: list[Block] = []
     for node in nodes:
         if node.reason:
-            sentence = f"{node.node_id} is {word(NodeState, node.state)}: {node.reason}"
-            remarks.append(paragraph(sentence, indent="  ", first="", width=width))
-        hint = node.hint or _approval(node)
-        if hint:
-            remarks.append(paragraph(hint, indent="  ", width=width))
+            remarks.append(_remark(node.node_id, word(NodeState, node.state), node.reason, width))
+        if node.state == NODE_STATE_PENDING:
+            remarks.append(f"{node.node_id} asks to join. Compare the code that it shows, then:")
+            remarks.append(f"  clusteractl node approve {node.node_id} --code CODE")
+        if node.hint:
+            remarks.append(paragraph(_brief(node.hint), indent="  ", width=width))
     return ["", *remarks] if remarks else []
 
 
-def _approval(node: Node) -> str:
-    if node.state != NODE_STATE_PENDING:
-        return ""
-    return f"{node.node_id} asks to join. Compare its code, then: clusteractl node approve {node.node_id} --code CODE"
+def _remark(name: str, state: str, reason: str, width: int) -> str:
+    return paragraph(f"{name}: {state}: {_brief(reason)}", indent="  ", first="", width=width)
+
+
+def _brief(text: str) -> str:
+    """A reason as a list shows it; `node show` has all of it."""
+    text = printable(text)
+    return text if len(text) <= _BRIEF else text[: _BRIEF - 1] + "…"
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def _session(node: Node, now: float) -> list[tuple[str, str]]:
