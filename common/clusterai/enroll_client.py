@@ -65,7 +65,7 @@ class Enrolled:
     server_addresses: tuple[str, ...]
 
 
-async def fetch_ca(address: str, pinned_sha256: bytes | None) -> FetchedCA:
+async def fetch_ca(address: str, pinned_sha256: bytes | None, clock: Callable[[], float] = time.time) -> FetchedCA:
     """Return the CA that the server shows: the one with the pinned key, or, without a pin, the one it claims.
 
     Nothing is sent to the server but the start of a TLS connection.
@@ -81,22 +81,24 @@ async def fetch_ca(address: str, pinned_sha256: bytes | None) -> FetchedCA:
     wanted = fingerprints[-1] if pinned_sha256 is None else pinned_sha256
     if not wanted or wanted not in fingerprints:
         raise WrongAuthority(address=address)
-    _check_clock(address, chain)
+    _check_clock(address, chain, datetime.fromtimestamp(clock(), UTC))
     return FetchedCA(chain_pem([chain[fingerprints.index(wanted)]]), wanted)
 
 
-async def enroll(address: str, token: JoinToken, *, name: str, facts: NodeFacts | None) -> Enrolled:
+async def enroll(
+    address: str, token: JoinToken, *, name: str, facts: NodeFacts | None, clock: Callable[[], float] = time.time
+) -> Enrolled:
     """Join with a token, as the name or, when it is empty, as the name that the token is bound to.
 
     Raises:
         Unreachable, WrongAuthority, ClockDiffers: as fetch_ca; the secret has not left this machine.
         RemoteError: the server refused; its sentence says why.
     """
-    authority = await fetch_ca(address, token.ca_sha256)
+    authority = await fetch_ca(address, token.ca_sha256, clock)
     request = await request_in_helper()
     message = pb.EnrollRequest(
         token_id=token.token_id, token_secret=token.secret, csr_der=request.csr_der, node_name=name, facts=facts,
-        clock_unix_seconds=time.time(),
+        clock_unix_seconds=clock(),
     )
     async with _enrollment(address, authority) as stub:
         return _enrolled(await stub.Enroll(message, timeout=_CALL_SECONDS), request)
@@ -194,14 +196,13 @@ def _chain_of(connection: Any) -> tuple[bytes, ...]:
     return tuple(ssl.PEM_cert_to_DER_cert(part.public_bytes()) for part in connection._sslobj.get_unverified_chain())  # noqa: SLF001
 
 
-def _check_clock(address: str, chain: Sequence[bytes]) -> None:
+def _check_clock(address: str, chain: Sequence[bytes], now: datetime) -> None:
     """Say what a failed handshake could not: that the certificates are not valid by this machine's clock."""
     try:
         lives = [validity(der) for der in chain]
     except ValueError as error:
         raise WrongAuthority(address=address) from error
     first, last = max(life[0] for life in lives), min(life[1] for life in lives)
-    now = datetime.now(UTC)
     if not first <= now <= last:
         shown = {"here": f"{now:%F %T} UTC", "first": f"{first:%F %T} UTC", "last": f"{last:%F %T} UTC"}
         raise ClockDiffers(address=address, **shown)

@@ -32,7 +32,7 @@ CLIENT_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without an old one's back-off
     ("grpc.initial_reconnect_backoff_ms", 250),
-    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 3_000),
 )
 SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -111,19 +111,20 @@ def from_rpc_error(error: grpc.aio.AioRpcError, target: str) -> ClusterAIError:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(what=f"the call to {target}", limit="allowed")
     code = error.code().name.lower().replace("_", "-")
-    return RemoteError(code, status, f"{target}: {sentence}", _version_hint(error))
+    return RemoteError(code, status, f"{target}: {sentence}", _HINTS.get(error.code(), _JOURNAL))
 
 
+_JOURNAL = "look at `journalctl -u clusteraid` on the server"
 _UNREACHABLE_FIX = (
     "check that clusteraid runs there (`systemctl status clusteraid`), its port and the firewall; "
     "a refused certificate (expired, revoked, of another cluster) looks the same from here"
 )
 
 
-def _version_hint(error: grpc.aio.AioRpcError) -> str:
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return "the server runs an older version: compare with `clusteractl version`"
-    return ""
+_HINTS = {
+    grpc.StatusCode.UNIMPLEMENTED: "the server runs an older version: compare with `clusteractl version`",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "a message may have at most 1 MiB; is a name, a list or a file too long?",
+}
 
 
 def _status(code: grpc.StatusCode) -> Status:
