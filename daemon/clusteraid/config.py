@@ -1,0 +1,199 @@
+"""The daemon's configuration: /etc/clusterai/clusteraid.toml. Every key has a default."""
+
+import platform
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+
+from clusterai.config import Section, decode, read_toml
+from clusterai.errors import InvalidName
+from clusterai.ids import parse_pool_name
+
+DEFAULT_FILE = Path("/etc/clusterai/clusteraid.toml")
+_PORTS = range(1 << 16)
+
+
+class BackEnd(Enum):
+    """How units are controlled."""
+
+    SYSTEMD = "systemd"
+    PROCESS = "process"
+
+
+class LogLevel(Enum):
+    """The least important messages that are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class ServerConfig(Section):
+    """`[server]`: where the daemon listens and keeps its state. Port 0: any free one, written to `ports.json`."""
+
+    listen: str = "0.0.0.0"  # gRPC listens on :: as well where there is IPv6
+    port: int = 7443
+    enrollment_port: int = 7444
+    socket: Path = Path("/run/clusterai/clusteraid.sock")
+    state_directory: Path = Path("/var/lib/clusterai")
+    advertise: tuple[str, ...] = ()  # host names or addresses that nodes shall use; empty: this machine's own
+
+    def validate(self) -> None:
+        """Refuse ports that are none, and two servers on one port."""
+        for key in ("port", "enrollment_port"):
+            if getattr(self, key) not in _PORTS:
+                self.reject(key, getattr(self, key), "must be 0 to 65535")
+        if self.port and self.port == self.enrollment_port:
+            self.reject("enrollment_port", self.enrollment_port, "must differ from port")
+
+    @property
+    def database(self) -> Path:
+        """The store's file."""
+        return self.state_directory / "clusteraid.sqlite"
+
+
+@dataclass(frozen=True)
+class SessionConfig(Section):
+    """`[session]`: how often nodes are heard, and when silence counts."""
+
+    heartbeat_seconds: float = 5.0
+    offline_seconds: float = 12.0
+    heartbeats_per_second: float = 2000.0  # of all nodes together: with more of them, each is heard less often
+
+    def validate(self) -> None:
+        """Refuse intervals with which every node would go offline between two heartbeats."""
+        if not 0.05 <= self.heartbeat_seconds <= 300:
+            self.reject("heartbeat_seconds", self.heartbeat_seconds, "must be 0.05 to 300")
+        if not 2 * self.heartbeat_seconds <= self.offline_seconds <= 3600:
+            self.reject("offline_seconds", self.offline_seconds, "must be 2 × heartbeat_seconds to 3600")
+        if not self.heartbeats_per_second >= 1:
+            self.reject("heartbeats_per_second", self.heartbeats_per_second, "must be 1 or more")
+
+
+@dataclass(frozen=True)
+class PoolConfig(Section):
+    """`[pool]`: the pool's scheduler and the environment that all its nodes share."""
+
+    name: str = "main"
+    scheduler_host: str = ""  # empty: all addresses
+    scheduler_port: int = 8786
+    dashboard_port: int = 8787
+    python: str = ""  # a minor such as "3.11"; empty: this machine's own
+    lock_file: Path | None = None  # another lock than the shipped one
+    scheduler_directory: Path = Path("/var/lib/clusterai-scheduler")
+    compute_directory: Path = Path("/var/lib/clusterai-compute")
+    runtime_directory: Path = Path("/run/clusterai-dask")
+    control_socket: Path | None = None  # of the scheduler; default: NAME.sock in the runtime directory
+
+    def validate(self) -> None:
+        """Refuse names, minors and ports that are none."""
+        try:
+            parse_pool_name(self.name)
+        except InvalidName as error:
+            self.reject("name", self.name, error.advice)
+        if self.python and not re.fullmatch(r"3\.\d{1,2}", self.python):
+            self.reject("python", self.python, 'must be a minor such as "3.11"')
+        for key in ("scheduler_port", "dashboard_port"):
+            if getattr(self, key) not in _PORTS:
+                self.reject(key, getattr(self, key), "must be 0 to 65535")
+
+    @property
+    def python_minor(self) -> str:
+        """The Python minor of the pool."""
+        return self.python or ".".join(platform.python_version_tuple()[:2])
+
+    @property
+    def socket(self) -> Path:
+        """The scheduler's control socket."""
+        return self.control_socket or self.runtime_directory / f"{self.name}.sock"
+
+
+@dataclass(frozen=True)
+class LocalNodeConfig:
+    """`[local_node]`: the server's own agent joins by itself."""
+
+    enroll: bool = True
+    token_file: Path = Path("/run/clusterai-local/token")
+
+
+@dataclass(frozen=True)
+class UnitsSection:
+    """`[units]`: how the scheduler and the other units of this machine are controlled."""
+
+    back_end: BackEnd = BackEnd.SYSTEMD
+    state_directory: Path | None = None  # of the process back-end; default: units in the daemon's state directory
+    stop_on_exit: bool = False  # the process back-end stops what it started when the daemon stops
+
+
+@dataclass(frozen=True)
+class DiscoveryConfig:
+    """`[discovery]`: whether the daemon is announced by multicast DNS."""
+
+    announce: bool = True
+
+
+@dataclass(frozen=True)
+class CertificateConfig(Section):
+    """`[certificates]`: how long leaf certificates live; they are renewed at 2/3 of it."""
+
+    lifetime_seconds: float = 7 * 86400.0
+
+    def validate(self) -> None:
+        """Refuse lives that are over before they can be renewed, or that make revocation the only way out."""
+        if not 5 <= self.lifetime_seconds <= 90 * 86400:
+            self.reject("lifetime_seconds", self.lifetime_seconds, "must be 5 s to 90 days")
+
+    @property
+    def lifetime(self) -> timedelta:
+        """The life of a leaf."""
+        return timedelta(seconds=self.lifetime_seconds)
+
+
+@dataclass(frozen=True)
+class DrainConfig(Section):
+    """`[drain]`: how long a drain may take when the operator gives no deadline."""
+
+    deadline_seconds: float = 3600.0
+
+    def validate(self) -> None:
+        """Refuse deadlines that are over at once."""
+        if not 1 <= self.deadline_seconds <= 30 * 86400:
+            self.reject("deadline_seconds", self.deadline_seconds, "must be 1 s to 30 days")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """`[log]`."""
+
+    level: LogLevel = LogLevel.INFO
+
+
+@dataclass(frozen=True)
+class DaemonConfig:
+    """All of it."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    local_node: LocalNodeConfig = field(default_factory=LocalNodeConfig)
+    units: UnitsSection = field(default_factory=UnitsSection)
+    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
+    certificates: CertificateConfig = field(default_factory=CertificateConfig)
+    drain: DrainConfig = field(default_factory=DrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def load_config(file: Path | None) -> DaemonConfig:
+    """Return the configuration of the file; without one, that of the default file if it exists, else the defaults.
+
+    Raises:
+        ConfigError: unreadable, no TOML, an unknown key, or a value that makes no sense; names file, key and reason.
+    """
+    if file is None and not DEFAULT_FILE.exists():
+        return DaemonConfig()
+    file = file or DEFAULT_FILE
+    return decode(DaemonConfig, read_toml(file), file=file)

@@ -1,0 +1,94 @@
+"""Which workers a node shall run, and whether it fits the pool: pure functions on facts."""
+
+from collections.abc import Mapping
+
+from clusterai.v1.types_pb2 import (
+    ENVIRONMENT_STATE_INCOMPATIBLE,
+    ENVIRONMENT_STATE_READY,
+    EnvironmentSpec,
+    EnvironmentStatus,
+    NodeFacts,
+    WorkerSpec,
+)
+from clusteraid.registry import Misfit
+
+_MEMORY_SHARE = 0.75  # of the machine, for all workers together: the rest is for the system and the page cache
+_LEAST_MEMORY_BYTES = 1 << 28
+_MOST_WORKERS = 64
+
+
+def judge(facts: NodeFacts, environment: EnvironmentSpec, status: EnvironmentStatus, pool: str) -> Misfit | None:
+    """Return why the node cannot work in the pool; None when it can.
+
+    Dask across Python minors, or across versions of its serialisers, crashes workers: such a node gets none.
+    """
+    minor = environment.python_minor
+    if minor not in facts.pythons:
+        found = ", ".join(facts.pythons) or "none that a pool can use"
+        hint = (
+            f"install it on the node (`apt install python{minor} python{minor}-venv`, or `uv python install {minor}`),"
+            " then `systemctl restart clusterai-agent`"
+        )
+        return Misfit(f"pool {pool} needs Python {minor}; the node has {found}", hint)
+    if status.environment_hash != environment.environment_hash:
+        return None
+    if status.state == ENVIRONMENT_STATE_INCOMPATIBLE:
+        return Misfit(status.reason or f"the node cannot build the environment of pool {pool}", status.hint)
+    if status.state == ENVIRONMENT_STATE_READY:
+        return _judge_versions(environment, status.versions)
+    return None
+
+
+def _judge_versions(environment: EnvironmentSpec, installed: Mapping[str, str]) -> Misfit | None:
+    """Compare what both sides know of: a package that one of them does not name is no difference."""
+    wanted = environment.versions
+    differing = sorted(name for name in wanted if name in installed and installed[name] != wanted[name])
+    if not differing:
+        return None
+    listed = ", ".join(f"{name} {installed[name]} (pool: {wanted[name]})" for name in differing[:4])
+    directory = f"env/{environment.environment_hash}"
+    hint = f"remove {directory} below the node's compute directory and restart clusterai-agent: it is built anew"
+    return Misfit(f"its environment holds other versions: {listed}", hint)
+
+
+def plan_workers(node_id: str, facts: NodeFacts) -> tuple[WorkerSpec, ...]:
+    """Return a worker for each GPU, else as many CPU workers as the node's own configuration says, one by default.
+
+    The machine's threads and 3/4 of its memory are divided evenly; the node's own limits come first.
+    """
+    limits = facts.worker_limits
+    if limits.disabled:
+        return ()
+    if facts.gpus:
+        return _gpu_workers(node_id, facts)
+    count = min(max(limits.worker_count, 1), _MOST_WORKERS)
+    return tuple(_worker(node_id, index, count, facts) for index in range(count))
+
+
+def _gpu_workers(node_id: str, facts: NodeFacts) -> tuple[WorkerSpec, ...]:
+    gpus = sorted(facts.gpus, key=lambda gpu: gpu.index)[:_MOST_WORKERS]
+    workers = []
+    for index, gpu in enumerate(gpus):
+        worker = _worker(node_id, index, len(gpus), facts)
+        worker.resources["GPU"] = 1
+        worker.cuda_visible_devices = gpu.uuid or str(gpu.index)
+        workers.append(worker)
+    return tuple(workers)
+
+
+def _worker(node_id: str, index: int, count: int, facts: NodeFacts) -> WorkerSpec:
+    """The share of one of `count` workers."""
+    limits = facts.worker_limits
+    threads = limits.thread_count or facts.cpu_count or 1
+    memory = limits.memory_limit_bytes or int(facts.memory_total_bytes * _MEMORY_SHARE)
+    return WorkerSpec(
+        worker_name=f"{node_id}-{index}",
+        thread_count=max(threads // count, 1),
+        memory_limit_bytes=max(memory // count, _LEAST_MEMORY_BYTES),
+    )
+
+
+def owner_of(worker_name: str) -> str:
+    """Return the node id in a worker's name, `<node-id>-<index>`; empty when it is no such name."""
+    node_id, _, index = worker_name.rpartition("-")
+    return node_id if index.isdecimal() else ""
