@@ -66,7 +66,7 @@ class Agent:
         own = self._identity
         keys = {"chain_pem": own.chain.encode(), "key_pem": own.key.encode()}
         async with secure_channel(self._address, ca_pem=own.ca.encode(), **keys) as channel:
-            stub: Any = NodeServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub: Any = NodeServiceStub(channel)
             async with asyncio.timeout(_OPEN_SECONDS):
                 call = stub.Session()
                 await call.write(hello(own.node_id, self._nonce))

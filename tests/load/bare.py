@@ -40,7 +40,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         [(key, chain)], root_certificates=arguments.ca.read_bytes(), require_client_auth=True
     )
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    add_NodeServiceServicer_to_server(BareSessions(arguments.interval), server)  # type: ignore[no-untyped-call]
+    add_NodeServiceServicer_to_server(BareSessions(arguments.interval), server)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     print(port, flush=True)

@@ -49,7 +49,7 @@ async def enroll_all(address: str, ca_pem: bytes, token: JoinToken, count: int) 
     """Enrol nodes with one token that may be used that often; the CA is known, so it is not fetched each time."""
     limit = asyncio.Semaphore(_AT_ONCE)
     async with secure_channel(address, ca_pem=ca_pem) as channel:
-        stub: Any = EnrollmentServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = EnrollmentServiceStub(channel)
 
         async def one(number: int) -> NodeIdentity:
             key, name = new_key(), node_name(number)

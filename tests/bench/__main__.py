@@ -1,0 +1,50 @@
+"""`scripts/bench [NAME…]`: runs benchmarks, prints each figure with its limit; exit code 1 when a limit is not kept."""
+
+import argparse
+import os
+import platform
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bench.daemon
+from bench.measure import Figure, as_json
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "daemon": bench.daemon.measure,
+    "daemon-newest": bench.daemon.measure_newest,
+}
+
+
+def main() -> int:
+    """Parse the arguments, run, return the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose of: {', '.join(BENCHMARKS)}")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    figures = run(arguments.names or list(BENCHMARKS))
+    if arguments.json:
+        arguments.json.write_text(as_json(figures))
+    return 0 if all(figure.kept for figure in figures) else 1
+
+
+def run(names: list[str]) -> list[Figure]:
+    """Run the benchmarks in order and print each figure as soon as it is there."""
+    load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load {load}", flush=True)
+    figures = []
+    for name in names:
+        print(name, flush=True)
+        for figure in BENCHMARKS[name]():
+            print(figure, flush=True)
+            figures.append(figure)
+    return figures
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,151 @@
+"""The daemon under 2,000 agents at one heartbeat a second, against a bare stream server in the same run."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.measure import Costs, Figure, median, quantile
+from bench.processes import NEWEST, Fleet, Place, Program, split_processors
+from bench.servers import Daemon, bare_server
+from clusterai.rpc import local_channel
+from clusterai.v1.event_pb2 import WatchEventsRequest
+from clusterai.v1.event_pb2_grpc import EventServiceStub
+from clusterai.v1.node_admin_pb2 import NODE_STATE_READY, ListNodesRequest
+from clusterai.v1.node_admin_pb2_grpc import NodeAdminServiceStub
+from load.identities import enroll_all, save
+
+AGENTS, WINDOW_SECONDS, SETTLE_SECONDS, ROUNDS, LIST_CALLS = 2000, 15.0, 6.0, 3, 200
+GRACE_SECONDS, _CONNECT_SECONDS = 3.0, 120.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a server cost while the fleet talked to it."""
+
+    cpu_microseconds_per_beat: float
+    bytes_per_agent: float
+    written_bytes: int
+    beats_per_second: float
+
+
+def measure(agents: int = AGENTS) -> Iterator[Figure]:
+    """Yield the figures on the distribution's gRPC."""
+    yield from _measure(Place().python, agents)
+
+
+def measure_newest(agents: int = AGENTS) -> Iterator[Figure]:
+    """Yield the figures on the newest releases, from the environment that `scripts/test --only newest` makes."""
+    if not NEWEST.exists():
+        raise SystemExit("there is no environment with the newest releases\n  make it with: scripts/test --only newest")
+    yield from _measure(NEWEST, agents)
+
+
+def _measure(python: Path, agents: int) -> Iterator[Figure]:
+    here, there = split_processors()
+    served, loading = Place(python, here), Place(python, there)
+    with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
+        directory, identities = Path(name), Path(name) / "identities.json"
+        daemon = Daemon(directory, served)
+        with daemon.running():
+            begun = time.monotonic()
+            save(identities, asyncio.run(_enroll(daemon, agents)))
+            yield Figure(f"enrolments, {agents} of them", agents / (time.monotonic() - begun), "per s")
+        bare = []
+        with bare_server(directory, served) as (program, address):
+            bare = _rounds(program, address, identities, agents, loading)
+        yield from _under_load(daemon, identities, agents, loading, bare)
+
+
+async def _enroll(daemon: Daemon, count: int) -> list[Any]:
+    return await enroll_all(daemon.enrollment_address, daemon.ca_pem, await daemon.token(count), count)
+
+
+def _rounds(program: Program, address: str, identities: Path, agents: int, place: Place) -> list[Load]:
+    """Load a server that has no connection yet; return what each window cost."""
+    idle = Costs.of(program.process_id)
+    with Fleet(address, identities, agents, place=place) as fleet:
+        fleet.wait_connected(_CONNECT_SECONDS)
+        time.sleep(SETTLE_SECONDS)
+        return [_window(program, fleet, idle) for _ in range(ROUNDS)]
+
+
+def _window(program: Program, fleet: Fleet, idle: Costs) -> Load:
+    before, beats_before, begun = Costs.of(program.process_id), fleet.report().beats, time.monotonic()
+    time.sleep(WINDOW_SECONDS)
+    after, beats = Costs.of(program.process_id), fleet.report().beats - beats_before
+    return Load(
+        (after.cpu_seconds - before.cpu_seconds) / beats * 1e6,
+        (after.rss_bytes - idle.rss_bytes) / fleet.count,
+        after.written_bytes - before.written_bytes,
+        beats / (time.monotonic() - begun),
+    )
+
+
+def _under_load(
+    daemon: Daemon, identities: Path, agents: int, place: Place, bare: list[Load]
+) -> Iterator[Figure]:
+    with daemon.running() as program:
+        idle = Costs.of(program.process_id)
+        with Fleet(daemon.address, identities, agents, place=place) as fleet:
+            fleet.wait_connected(_CONNECT_SECONDS)
+            time.sleep(SETTLE_SECONDS)
+            loads = [_window(program, fleet, idle) for _ in range(ROUNDS)]
+            yield from _compared(loads, bare)
+            yield from asyncio.run(_listing(daemon, agents))
+            program.kill()
+            yield from _restarted(daemon, fleet)
+
+
+def _compared(loads: list[Load], bare: list[Load]) -> Iterator[Figure]:
+    cost, plain = (median([load.cpu_microseconds_per_beat for load in side]) for side in (loads, bare))
+    detail = f"{cost:.0f} against {plain:.0f} µs at {median([load.beats_per_second for load in loads]):.0f} beats/s"
+    yield Figure("CPU per heartbeat, ratio to a bare stream", cost / plain, "x", 1.5, baseline=plain, detail=detail)
+    size, plain = (median([load.bytes_per_agent for load in side]) for side in (loads, bare))
+    detail = f"{size / 1024:.0f} against {plain / 1024:.0f} KiB"
+    yield Figure("memory per agent, ratio to a bare stream", size / plain, "x", 1.2, baseline=plain, detail=detail)
+    written = sum(load.written_bytes for load in loads)
+    detail = f"in {ROUNDS * WINDOW_SECONDS:.0f} s"
+    yield Figure("written to disk while heartbeats come", written, "bytes", 0, detail=detail)
+
+
+async def _listing(daemon: Daemon, agents: int) -> list[Figure]:
+    """Time ListNodes as the command line calls it, while the heartbeats come."""
+    async with local_channel(daemon.socket) as channel:
+        stub: Any = NodeAdminServiceStub(channel)
+        seconds = []
+        for _ in range(LIST_CALLS):
+            begun = time.perf_counter()
+            response = await stub.ListNodes(ListNodesRequest(), timeout=30)
+            seconds.append(time.perf_counter() - begun)
+            await asyncio.sleep(0.02)
+    if len(response.nodes) != agents:
+        raise RuntimeError(f"ListNodes knows {len(response.nodes)} of {agents} nodes")
+    detail = f"median {median(seconds) * 1e3:.1f} ms of {LIST_CALLS} calls, {agents} nodes"
+    return [Figure("ListNodes, 99th percentile", quantile(seconds, 0.99) * 1e3, "ms", 50, detail=detail)]
+
+
+def _restarted(daemon: Daemon, fleet: Fleet) -> Iterator[Figure]:
+    """Start the killed daemon again; count from when it answers."""
+    with daemon.running() as program:
+        begun = time.monotonic()
+        report = fleet.wait_connected(_CONNECT_SECONDS)
+        detail = f"{program.process_id and fleet.count} agents, {report.failures} attempts failed meanwhile"
+        yield Figure("all back after a kill -9 and restart", report.last_connected - begun, "s", 10, detail=detail)
+        time.sleep(GRACE_SECONDS)
+        offline = asyncio.run(_offline(daemon))
+        yield Figure("marked offline meanwhile", offline, "nodes", 0, detail=f"seen {GRACE_SECONDS:.0f} s later")
+
+
+async def _offline(daemon: Daemon) -> int:
+    """Count nodes that are offline now, and events that say that one was."""
+    async with local_channel(daemon.socket) as channel:
+        nodes: Any = NodeAdminServiceStub(channel)
+        events: Any = EventServiceStub(channel)
+        listed = (await nodes.ListNodes(ListNodesRequest(), timeout=30)).nodes
+        kinds = [answer.event.kind async for answer in events.WatchEvents(WatchEventsRequest(limit=10_000), timeout=30)]
+    offline: int = sum(node.state != NODE_STATE_READY for node in listed) + kinds.count("node-offline")
+    return offline
