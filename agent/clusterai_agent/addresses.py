@@ -9,7 +9,8 @@ from dataclasses import dataclass
 SERVER_PORT = 7443
 ENROLLMENT_PORT = 7444
 _TEXT_LIMIT = 300
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*\.?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
 _BRACKETED = re.compile(r"\[([^\]]+)\](?::(\d{1,5}))?")
 _PLAIN = re.compile(r"([^:\[\]]+)(?::(\d{1,5}))?")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from clusterai.config import Section, decode, read_toml
 from clusterai.logs import LEVELS
-
 from clusterai_agent.addresses import ENROLLMENT_PORT, Address, is_loopback
 
 DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
+_PACKAGED_STATE, _PACKAGED_RUNTIME = Path("/var/lib/clusterai-agent"), Path("/run/clusterai-agent")
 
 
 class BackEnd(Enum):
@@ -49,12 +49,18 @@ class NodeSection:
 
 @dataclass(frozen=True)
 class StateSection:
-    """Where things lie."""
+    """Where things lie. `runtime_directory` holds what everybody may read; packaged: /run/clusterai-agent."""
 
-    directory: Path = Path("/var/lib/clusterai-agent")
+    directory: Path = _PACKAGED_STATE
     compute_directory: Path = Path("/var/lib/clusterai-compute")
     scratch_directory: Path = Path("/var/lib/clusterai-dask")
-    runtime_directory: Path = Path("/run/clusterai-agent")
+    runtime_directory: Path | None = None
+
+    @property
+    def shown_in(self) -> Path:
+        """Where the running agent says how it is."""
+        packaged = _PACKAGED_RUNTIME if self.directory == _PACKAGED_STATE else self.directory
+        return self.runtime_directory or packaged
 
 
 @dataclass(frozen=True)

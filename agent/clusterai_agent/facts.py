@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
+
 from clusterai import __version__
 from clusterai.v1.types_pb2 import NodeFacts, WorkerLimits
-
 from clusterai_agent.collectors.api import NoData
 from clusterai_agent.collectors.battery import read_battery
 from clusterai_agent.config import AgentConfig, WorkerSection

@@ -1,14 +1,12 @@
 """The agent's own files: its certificate, the cluster's CA, and what it remembers."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from clusterai.credentials import Credentials, load_credentials, save_credentials
 from clusterai.files import BadFile, load_json, read_limited, write_atomic
 from clusterai.ids import ClusterId, NodeId, parse_node_id
-
 from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 
 _REMEMBERED = 16
@@ -83,7 +81,7 @@ class Home:
     def identity_mark(self) -> tuple[int, int]:
         """Something that changes whenever node.pem is replaced."""
         try:
-            status = os.stat(self.certificate)
+            status = self.certificate.stat()
         except OSError:
             return (0, 0)
         return (status.st_ino, status.st_mtime_ns)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from clusterai.v1.types_pb2 import GpuFacts, GpuSample
-
 from clusterai_agent.collectors.api import NoData
 
 VENDORED = Path("/usr/lib/clusterai/vendor")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from clusterai.v1.types_pb2 import CollectorReport, Sample
-
 from clusterai_agent.collectors.api import Collector, NoData
 
 log = logging.getLogger(__name__)
@@ -16,6 +15,7 @@ SLOW_SECONDS = 0.1  # a quick collector that takes longer is reported
 STUCK_SECONDS = 20.0  # a slow collector that has not come back by then is reported
 _REASON_LIMIT = 200
 _PAUSE = 1.0
+_FAILURES = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError)
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Sampler:
         return sample
 
     async def read_slow_ones(self) -> None:
-        """Keep the slow collectors' values fresh until cancelled. A stuck one holds up the others, never a heartbeat."""
+        """Keep the slow collectors' values fresh. A stuck one holds up the others, never a heartbeat."""
         while True:
             for slow in self._slow:
                 if self._clock() >= slow.due:
@@ -75,7 +75,7 @@ def read_into(collector: Collector, sample: Sample) -> None:
         collector.collect(sample)
     except NoData as error:
         _report(sample, collector.name, str(error), no_data=True)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError) as error:
+    except _FAILURES as error:
         log.debug("collector %s failed", collector.name, exc_info=True)
         _report(sample, collector.name, f"{type(error).__name__}: {error}")
 

@@ -21,4 +21,4 @@ COLLECTORS = (
 def make_collectors(directory: Path, nvml: Nvml) -> list[Collector]:
     """Return one of each, reading the disk of the directory and the GPUs of NVML."""
     needs = {DiskCollector: (directory,), GpuCollector: (nvml,)}
-    return [collector(*needs.get(collector, ())) for collector in COLLECTORS]  # type: ignore[operator]
+    return [collector(*needs.get(collector, ())) for collector in COLLECTORS]

@@ -5,7 +5,7 @@ from typing import Protocol
 from clusterai.v1.types_pb2 import Sample
 
 
-class NoData(Exception):  # noqa: N818  the term of node_exporter, where it comes from
+class NoData(Exception):
     """The hardware or the right to read it is absent: normal, and said so in the sample."""
 
 

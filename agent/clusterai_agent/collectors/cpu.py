@@ -3,8 +3,8 @@
 import os
 
 import psutil
-from clusterai.v1.types_pb2 import Sample
 
+from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.api import NoData
 
 

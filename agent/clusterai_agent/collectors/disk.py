@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from clusterai.v1.types_pb2 import Sample
-
 from clusterai_agent.collectors.api import NoData
 
 

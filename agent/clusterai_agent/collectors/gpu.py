@@ -1,7 +1,6 @@
 """NVIDIA GPUs, as NVML sees them."""
 
 from clusterai.v1.types_pb2 import Sample
-
 from clusterai_agent.nvml import Nvml
 
 

@@ -1,6 +1,7 @@
 """Memory from /proc/meminfo."""
 
 import psutil
+
 from clusterai.v1.types_pb2 import Sample
 
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 import psutil
-from clusterai.v1.types_pb2 import Sample
 
+from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.api import NoData
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
-from clusterai.v1.types_pb2 import Sample, TemperatureSample
 
+from clusterai.v1.types_pb2 import Sample, TemperatureSample
 from clusterai_agent.collectors.api import NoData
 
 _LIMIT = 32  # some servers have hundreds of sensors
@@ -21,7 +21,12 @@ class TemperatureCollector:
     every_seconds = 15.0
 
     def __init__(self, read: Sensors | None = None) -> None:
-        self._read = read or getattr(psutil, "sensors_temperatures", dict)
+        self._read = read or self._sensors()
+
+    @staticmethod
+    def _sensors() -> Sensors:
+        found: Sensors = getattr(psutil, "sensors_temperatures", dict)  # psutil has it on Linux and FreeBSD only
+        return found
 
     def collect(self, sample: Sample) -> None:
         """Fill `temperatures`; raise NoData where there are no sensors or no right to read them."""

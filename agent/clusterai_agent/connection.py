@@ -1,0 +1,205 @@
+"""Keeps one session with the daemon: finds it, connects, reconnects with jitter, and changes certificates under it."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from clusterai.credentials import Credentials
+from clusterai.errors import ClusterAIError, Unreachable
+from clusterai.rpc import secure_channel
+from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
+from clusterai_agent.discovery import FoundServer, of_cluster
+from clusterai_agent.home import Home, Membership
+from clusterai_agent.server import Server
+from clusterai_agent.session import Dismissed, Ending, EndReason, Listener, LogReader, Reports, Session
+from clusterai_agent.validity import check_validity
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its nodes back within five
+BROWSE_PAUSE = 30.0
+HAND_OVER_SECONDS = 15.0
+_FINAL = (EndReason.REVOKED, EndReason.REPLACED)
+
+
+def reconnect_delay(attempt: int, chance: float) -> float:
+    """Return how long to wait before the attempt (1, 2, …): full jitter, so that nodes do not come back in step.
+
+    Formula: chance * min(longest, first * 2^attempt), of "Exponential Backoff And Jitter" (AWS, 2015).
+    """
+    return chance * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 10))
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """What tells where the server is, besides what the agent remembers."""
+
+    configured: tuple[str, ...]
+    browse: Callable[[], Awaitable[list[FoundServer]]] | None  # None: discovery is off
+
+
+class Observer(Protocol):
+    """Who shows people how the connection is."""
+
+    def connected(self, address: str) -> None:
+        """A session stands."""
+
+    def disconnected(self, reason: str, hint: str = "") -> None:
+        """There is no session, for this reason."""
+
+
+class Connection:
+    """The agent's tie to the daemon. `run` returns only when the daemon said to stay away."""
+
+    def __init__(
+        self, home: Home, membership: Membership, whereabouts: Whereabouts, server: Server,
+        reports: Reports, listener: Listener, logs: LogReader, observer: Observer,
+    ) -> None:
+        self._home, self._membership, self._whereabouts, self._server = home, membership, whereabouts, server
+        self._reports, self._listener, self._logs, self._observer = reports, listener, logs, observer
+        self._credentials = home.credentials()
+        self._ca_pem = home.ca_pem()
+        self._session: Session | None = None
+        self._successor: asyncio.Queue[Session] = asyncio.Queue(1)
+        self._handing_over = False
+        self._browsed_at = -BROWSE_PAUSE
+
+    @property
+    def credentials(self) -> Credentials:
+        """The certificate that the session stands on."""
+        return self._credentials
+
+    def status_changed(self) -> None:
+        """Tell the daemon the node's status soon; without a session the next hello does."""
+        if self._session is not None:
+            self._session.status_changed()
+
+    async def run(self) -> Ending:
+        """Hold a session, again and again; return when the node is revoked or replaced by a newer session."""
+        attempt = 0
+        while True:
+            ending = None
+            async for address in self._candidates():
+                ending = await self._one_session(address)
+                if ending is not None:
+                    break
+            if ending is not None and ending.reason in _FINAL:
+                return ending
+            attempt = 1 if ending is not None else attempt + 1
+            await asyncio.sleep(reconnect_delay(attempt, random.random()))  # noqa: S311  jitter
+
+    async def hand_over(self, credentials: Credentials, ca_pem: bytes) -> None:
+        """Move the session to new credentials: a new channel first, then the old one closes.
+
+        Raises:
+            ClusterAIError: the new credentials do not open a session; the old session goes on.
+        """
+        if self._session is None:
+            raise Unreachable("the server", "there is no session now", "it is retried by itself")
+        self._handing_over = True
+        try:
+            session = await self._opened(self._session.address, credentials, ca_pem)
+            self._credentials, self._ca_pem = credentials, ca_pem
+            await self._successor.put(session)
+        finally:
+            self._handing_over = False
+
+    async def _candidates(self) -> AsyncIterator[str]:
+        """Yield addresses to try: configured, remembered, then, when none of them answered, what multicast says."""
+        seen = set()
+        for address in parse_all([*self._whereabouts.configured, *self._membership.server_addresses], SERVER_PORT):
+            seen.add(address)
+            yield str(address)
+        for address in await self._found():
+            if address not in seen:
+                log.info("found the server by multicast at %s", address)
+                yield str(address)
+
+    async def _found(self) -> list[Address]:
+        browse = self._whereabouts.browse
+        if browse is None or time.monotonic() - self._browsed_at < BROWSE_PAUSE:
+            return []
+        self._browsed_at = time.monotonic()
+        return of_cluster(await browse(), self._membership.cluster_id)
+
+    async def _one_session(self, address: str) -> Ending | None:
+        """Return how a session at the address ended; None when none began."""
+        try:
+            check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
+            session = await self._opened(address, self._credentials, self._ca_pem)
+        except Dismissed as dismissed:
+            return self._ended(dismissed.ending)
+        except ClusterAIError as error:
+            if error.code == "revoked":
+                return self._ended(Ending(EndReason.REVOKED, str(error)))
+            self._observer.disconnected(str(error), error.advice)
+            return None
+        self._connected(session, address)
+        try:
+            return self._ended(await self._served(session))
+        finally:
+            self._session = None
+            self._server.lost()
+
+    def _connected(self, session: Session, address: str) -> None:
+        self._session = session
+        self._server.reached(session.channel, address)
+        self._observer.connected(address)
+
+    def _ended(self, ending: Ending) -> Ending:
+        self._observer.disconnected(ending.detail or ending.reason.value)
+        return ending
+
+    async def _opened(self, address: str, credentials: Credentials, ca_pem: bytes) -> Session:
+        channel = secure_channel(address, ca_pem=ca_pem, chain_pem=credentials.chain_pem, key_pem=credentials.key_pem)
+        session = Session(channel, address, self._reports, self._listener, self._logs)
+        try:
+            self._remember(address, (await session.open()).server_addresses)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    def _remember(self, address: str, announced: Iterable[str]) -> None:
+        membership = self._membership.remembering([address, *list(announced)[:8]])
+        if membership != self._membership:
+            self._membership = membership
+            with contextlib.suppress(ClusterAIError):  # a full disk must not cost the session
+                self._home.remember(membership)
+
+    async def _served(self, session: Session) -> Ending:
+        """Serve the session and those that take over from it."""
+        while True:
+            serving = asyncio.create_task(session.serve(), name="session")
+            successor = asyncio.create_task(self._successor.get(), name="successor")
+            try:
+                await asyncio.wait((serving, successor), return_when=asyncio.FIRST_COMPLETED)
+                ending = None if successor.done() else await self._ending_or_successor(serving, successor)
+            finally:
+                await _cancelled(serving, successor)
+                await session.close()
+            if ending is not None:
+                return ending
+            session = successor.result()
+            self._connected(session, session.address)
+
+    async def _ending_or_successor(
+        self, serving: "asyncio.Task[Ending]", successor: "asyncio.Task[Session]"
+    ) -> Ending | None:
+        """The ending; None when the session only made room for its own successor, which the daemon takes first."""
+        ending = serving.result()
+        if ending.reason is EndReason.REPLACED and self._handing_over:
+            await asyncio.wait((successor,), timeout=HAND_OVER_SECONDS)
+        return None if successor.done() else ending
+
+
+async def _cancelled(*tasks: "asyncio.Task[object]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

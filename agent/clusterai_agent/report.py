@@ -1,0 +1,133 @@
+"""What the running agent shows on its own machine: a file for `clusterai-agent status`, and systemd's status line."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from clusterai.errors import ClusterAIError
+from clusterai.files import load_json, write_atomic
+from clusterai.program import Notifier
+from clusterai.v1.node_pb2 import NodeStatus
+from clusterai.v1.types_pb2 import EnvironmentState, WorkerState
+from clusterai_agent.config import StateSection
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "agent-status.json"
+
+
+def read_status(section: StateSection) -> dict[str, Any] | None:
+    """Return what the agent wrote last; None when it does not run. Raises BadFile."""
+    file = section.shown_in / FILE_NAME
+    return load_json(file) if file.exists() else None
+
+
+class Report:
+    """Collects what there is to show, and writes it whenever it changed; never with each heartbeat."""
+
+    def __init__(self, section: StateSection, notifier: Notifier) -> None:
+        self._file = section.shown_in / FILE_NAME
+        self._notifier = notifier
+        self._shown: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {"process_id": os.getpid(), "state": "starting"}
+
+    def connected(self, address: str) -> None:
+        """A session stands."""
+        if self._facts["state"] != "connected":
+            log.info("connected to %s", address)
+        self._set(state="connected", server=address, reason="", hint="", since=self._since("connected"))
+
+    def disconnected(self, reason: str, hint: str = "") -> None:
+        """There is no session, for this reason."""
+        if self._facts["state"] != "unreachable":
+            log.warning("no session: %s; %s", reason, hint)
+        self._set(state="unreachable", reason=reason, hint=hint, since=self._since("unreachable"))
+
+    def waits(self, state: str, reason: str, hint: str) -> None:
+        """The agent stays up but does nothing until a person acts."""
+        log.error("%s; %s", reason, hint)
+        self._set(state=state, reason=reason, hint=hint, since=self._since(state))
+
+    def identity(self, node_id: str, cluster_id: str, certificate_expires: float) -> None:
+        """Who this node is."""
+        self._set(node_id=node_id, cluster_id=cluster_id, certificate_expires_unix_seconds=certificate_expires)
+
+    def node_status(self, status: NodeStatus) -> None:
+        """What the supervisor observes."""
+        self._set(**described(status))
+
+    def status_line(self) -> str:
+        """One line for `systemctl status`."""
+        return status_line(self._facts)
+
+    def remove(self) -> None:
+        """Nothing runs any more."""
+        self._file.unlink(missing_ok=True)
+
+    def _since(self, state: str) -> float:
+        same = self._facts["state"] == state
+        return float(self._facts["since"]) if same else time.time()
+
+    def _set(self, **facts: Any) -> None:
+        self._facts.update(facts)
+        if self._facts == self._shown:
+            return
+        self._shown = dict(self._facts)
+        self._notifier.status(self.status_line())
+        try:
+            write_atomic(self._file, json.dumps(self._facts, indent=1).encode() + b"\n", 0o644)
+        except ClusterAIError as error:
+            log.warning("%s; %s", error, error.advice)
+
+
+def described(status: NodeStatus) -> dict[str, Any]:
+    """Return the node's status as JSON has it: names of states in lower case, as `clusteractl --json`."""
+    environment = status.environment
+    return {
+        "observed_generation": status.observed_generation,
+        "message": status.message,
+        "environment": {
+            "hash": environment.environment_hash,
+            "state": EnvironmentState.Name(environment.state).removeprefix("ENVIRONMENT_STATE_").lower(),
+            "progress_ratio": round(environment.progress_ratio, 3),
+            "reason": environment.reason,
+            "hint": environment.hint,
+        },
+        "workers": [
+            {
+                "name": worker.worker_name,
+                "state": WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower(),
+                "reason": worker.reason,
+                "process_id": worker.process_id,
+            }
+            for worker in status.workers
+        ],
+    }
+
+
+def status_line(facts: Mapping[str, Any]) -> str:
+    """Return the state in a line."""
+    since = time.strftime("%F %T", time.localtime(float(facts.get("since", 0) or 0)))
+    workers = facts.get("workers", [])
+    match facts.get("state"):
+        case "connected":
+            return f"ready: {_work(facts, workers)}; server {facts.get('server', '')}"
+        case "unreachable":
+            return f"server unreachable since {since}: {facts.get('reason', '')}"
+        case "starting":
+            return "starting"
+        case other:
+            return f"{other} since {since}: {facts.get('reason', '')}"
+
+
+def _work(facts: Mapping[str, Any], workers: list[Mapping[str, Any]]) -> str:
+    environment = facts.get("environment", {})
+    if environment.get("state") in ("building", "failed", "incompatible"):
+        return f"environment {environment['state']} ({environment.get('reason', '')})"
+    running = sum(worker.get("state") == "running" for worker in workers)
+    failed = sum(worker.get("state") == "failed" for worker in workers)
+    text = f"{running} worker{'s' * (running != 1)} running"
+    return f"{text}, {failed} failed" if failed else text

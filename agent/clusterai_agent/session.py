@@ -1,0 +1,285 @@
+"""One stream to the daemon: hello and welcome, heartbeats and status up, specs and requests down."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import grpc
+
+from clusterai.errors import ClusterAIError, Status, Unreachable
+from clusterai.rpc import from_rpc_error
+from clusterai.v1.node_pb2 import (
+    Farewell,
+    Heartbeat,
+    Hello,
+    LogChunk,
+    LogRequest,
+    NodeSpec,
+    NodeStatus,
+    SessionRequest,
+    SessionResponse,
+    Welcome,
+)
+from clusterai.v1.node_pb2_grpc import NodeServiceStub
+from clusterai.v1.types_pb2 import Sample
+
+log = logging.getLogger(__name__)
+
+OPEN_SECONDS = 8.0  # for connecting and the welcome
+_INTERVALS = (0.01, 300.0)
+_STATUS_PAUSE = 0.2  # changes closer together than this travel as one
+
+
+class EndReason(Enum):
+    """Why a session is over."""
+
+    LOST = "lost"
+    SHUTDOWN = "the server is shutting down"
+    REVOKED = "revoked"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended, in words for a person."""
+
+    reason: EndReason
+    detail: str = ""
+
+
+class NotWelcome(ClusterAIError):
+    code, status = "not-welcome", Status.FAILED
+    message = "{target} answered the hello with {answer} in place of a welcome"
+    hint = "both sides may run different versions: compare `clusteractl version` with `clusterai-agent --version`"
+
+
+class Listener(Protocol):
+    """Who acts on what comes down the stream."""
+
+    def welcome_received(self, welcome: Welcome) -> None:
+        """The daemon has taken the session."""
+
+    def spec_received(self, spec: NodeSpec) -> None:
+        """A new desired state."""
+
+    def renewal_asked(self) -> None:
+        """The daemon wants this node's certificate renewed now."""
+
+
+class LogReader(Protocol):
+    """Who answers requests for logs."""
+
+    def answer(self, request: LogRequest) -> AsyncIterator[LogChunk]:
+        """Yield the chunks, the last one with `done`."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Where a session takes from what it sends up."""
+
+    hello: Callable[[], Hello]
+    sample: Callable[[], Sample]
+    status: Callable[[], NodeStatus]
+
+
+class Session:
+    """One stream. `open`, then `serve` until it ends, then `close`; never used again."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, address: str, reports: Reports, listener: Listener, logs: LogReader
+    ) -> None:
+        make_stub: Any = NodeServiceStub
+        self.channel, self.address = channel, address
+        self._stub, self._reports, self._listener, self._logs = make_stub(channel), reports, listener, logs
+        self._call: Any = None
+        self._writing = asyncio.Lock()
+        self._status_changed = asyncio.Event()
+        self._interval = 5.0
+        self._wait: asyncio.Future[bool] | None = None
+        self._log_tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def open(self) -> Welcome:
+        """Say hello and wait for the welcome.
+
+        Raises:
+            Unreachable, RemoteError: no daemon of this cluster there, or it refused.
+            NotWelcome: something else answered.
+        """
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                self._call = self._stub.Session()
+                await self._call.write(SessionRequest(hello=self._reports.hello()))
+                response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self.address) from error
+        except asyncio.InvalidStateError as error:  # the call ended while the hello was written
+            raise await self._why_it_ended() from error
+        except TimeoutError as error:
+            raise Unreachable(self.address, f"no welcome within {OPEN_SECONDS:.0f} s") from error
+        return self._welcomed(response)
+
+    def _welcomed(self, response: Any) -> Welcome:
+        kind = response.WhichOneof("message") if isinstance(response, SessionResponse) else "the end of the stream"
+        if kind == "farewell":
+            raise Dismissed(_ending(response.farewell))
+        if kind != "welcome":
+            raise NotWelcome(target=self.address, answer=kind)
+        welcome: Welcome = response.welcome
+        self._set_interval(welcome.heartbeat_interval_seconds)
+        self._listener.welcome_received(welcome)
+        if welcome.HasField("spec"):
+            self._listener.spec_received(welcome.spec)
+        return welcome
+
+    async def serve(self) -> Ending:
+        """Keep the conversation going until either side ends it."""
+        async with asyncio.TaskGroup() as tasks:
+            senders = [
+                tasks.create_task(self._send_heartbeats(), name="heartbeats"),
+                tasks.create_task(self._send_statuses(), name="statuses"),
+            ]
+            try:
+                return await self._receive(tasks)
+            finally:
+                for task in (*senders, *self._log_tasks.values()):
+                    task.cancel()
+
+    async def close(self) -> None:
+        """End the stream and its channel."""
+        if self._call is not None:
+            self._call.cancel()
+        await self.channel.close(None)
+
+    def status_changed(self) -> None:
+        """Send the node's status soon."""
+        self._status_changed.set()
+
+    async def _receive(self, tasks: asyncio.TaskGroup) -> Ending:
+        while True:
+            try:
+                response = await self._call.read()
+            except grpc.aio.AioRpcError as error:
+                return Ending(EndReason.LOST, str(from_rpc_error(error, self.address)))
+            if not isinstance(response, SessionResponse):
+                return Ending(EndReason.LOST, f"{self.address} closed the session")
+            kind = response.WhichOneof("message")
+            if kind == "farewell":
+                return _ending(response.farewell)
+            self._received(kind, response, tasks)
+
+    def _received(self, kind: str | None, response: SessionResponse, tasks: asyncio.TaskGroup) -> None:
+        match kind:
+            case "spec":
+                self._listener.spec_received(response.spec)
+            case "heartbeat_interval":
+                self._set_interval(response.heartbeat_interval.heartbeat_interval_seconds)
+            case "renew_now":
+                self._listener.renewal_asked()
+            case "log_request":
+                self._log_requested(response.log_request, tasks)
+            case "log_cancel":
+                self._log_cancelled(response.log_cancel.request_id)
+            case "welcome":
+                self._set_interval(response.welcome.heartbeat_interval_seconds)
+            case _:
+                log.info("the server sent a message that this version does not know")
+
+    async def _send_heartbeats(self) -> None:
+        """Send a sample at the server's interval, the first at once."""
+        sequence = 0
+        while True:
+            sequence += 1
+            heartbeat = Heartbeat(sequence=sequence, sample=self._reports.sample())
+            if not await self._send(SessionRequest(heartbeat=heartbeat)):
+                return
+            while await self._interval_changed_while_waiting():
+                pass
+
+    async def _interval_changed_while_waiting(self) -> bool:
+        """Wait one interval; True at once when the server sets another."""
+        loop = asyncio.get_running_loop()
+        self._wait = loop.create_future()
+        timer = loop.call_later(self._interval, _settle, self._wait, False)
+        try:
+            return await self._wait
+        finally:
+            timer.cancel()
+
+    async def _send_statuses(self) -> None:
+        while True:
+            await self._status_changed.wait()
+            self._status_changed.clear()
+            if not await self._send(SessionRequest(status=self._reports.status())):
+                return
+            await asyncio.sleep(_STATUS_PAUSE)
+
+    async def _send(self, request: SessionRequest) -> bool:
+        """Write one message; False when the stream has ended: the reader then knows why."""
+        async with self._writing:
+            try:
+                await self._call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return False
+        return True
+
+    def _log_requested(self, request: LogRequest, tasks: asyncio.TaskGroup) -> None:
+        self._log_cancelled(request.request_id)
+        task = tasks.create_task(self._send_logs(request), name=f"logs {request.request_id}")
+        self._log_tasks[request.request_id] = task
+        task.add_done_callback(lambda done: self._log_ended(request.request_id, done))
+
+    def _log_ended(self, request_id: int, task: "asyncio.Task[None]") -> None:
+        if self._log_tasks.get(request_id) is task:
+            del self._log_tasks[request_id]
+
+    def _log_cancelled(self, request_id: int) -> None:
+        if task := self._log_tasks.pop(request_id, None):
+            task.cancel()
+
+    async def _send_logs(self, request: LogRequest) -> None:
+        async with contextlib.aclosing(self._logs.answer(request)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                if not await self._send(SessionRequest(log_chunk=chunk)):
+                    return
+
+    def _set_interval(self, seconds: float) -> None:
+        interval = min(max(seconds, _INTERVALS[0]), _INTERVALS[1])
+        if seconds > 0 and interval != self._interval:
+            self._interval = interval
+            if self._wait is not None:
+                _settle(self._wait, True)
+
+    async def _why_it_ended(self) -> ClusterAIError:
+        code, details = await self._call.code(), await self._call.details()
+        trailing = await self._call.trailing_metadata() or grpc.aio.Metadata()
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details, debug_error_string="")
+        return from_rpc_error(error, self.address)
+
+
+class Dismissed(ClusterAIError):
+    """The daemon said farewell in place of a welcome."""
+
+    code, status = "dismissed", Status.DENIED
+    message = "the server ended the session: {detail}"
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(detail=ending.detail or ending.reason.value)
+        self.ending = ending
+
+
+def _settle(wait: "asyncio.Future[bool]", result: bool) -> None:
+    if not wait.done():
+        wait.set_result(result)
+
+
+def _ending(farewell: Farewell) -> Ending:
+    reasons = {
+        Farewell.REASON_REVOKED: EndReason.REVOKED,
+        Farewell.REASON_REPLACED: EndReason.REPLACED,
+        Farewell.REASON_SHUTDOWN: EndReason.SHUTDOWN,
+    }
+    return Ending(reasons.get(farewell.reason, EndReason.LOST), farewell.detail)

@@ -1,0 +1,1 @@
+"""Makes this node what the daemon wants it to be."""
