@@ -30,7 +30,7 @@ _RENEW_DASK = "clusteractl dask env > cluster.env"
 
 async def diagnose(ctl: Ctl) -> list[Check]:
     """Make every check that can be made; what hinders the others is the last of them."""
-    checks = [login_check(ctl), dask_certificate_check(ctl.surroundings.config_directory / "dask")]
+    checks = [login_check(ctl), dask_certificate_check(ctl.surroundings.config_directory / "dask", datetime.now(UTC))]
     try:
         async with ctl.cluster() as cluster:
             connection, *others = await _answered(ctl, cluster)
@@ -102,7 +102,7 @@ def version_check(client: str, server: str) -> Check:
     return Check("versions", "client", "warning", f"clusteractl is {client}, clusteraid is {server}", fix)
 
 
-def dask_certificate_check(directory: Path) -> Check:
+def dask_certificate_check(directory: Path, now: datetime) -> Check:
     """The client certificates that `clusteractl dask env` wrote."""
     found = [path for path in sorted(directory.glob("*.pem")) if not path.name.endswith("-ca.pem")]
     if not found:
@@ -111,9 +111,9 @@ def dask_certificate_check(directory: Path) -> Check:
         last = max(load_credentials(path).not_after for path in found)
     except BadFile as error:
         return _failed("dask-certificate", error)
-    if last <= datetime.now(UTC):
+    if last <= now:
         return Check("dask-certificate", "client", "warning", f"ended {moment(last.timestamp())}", _RENEW_DASK)
-    return Check("dask-certificate", "client", "ok", f"ends {until(last.timestamp(), time.time())}")
+    return Check("dask-certificate", "client", "ok", f"ends {until(last.timestamp(), now.timestamp())}")
 
 
 def dask_environment_check(active: Path | None, pools: Sequence[PoolStatus]) -> Check:

@@ -43,7 +43,8 @@ class Logins:
         try:
             names = str(config["operator_name"]), str(config["cluster_id"])
             addresses = tuple(str(address) for address in config["server_addresses"])
-        except (KeyError, TypeError) as error:
+            _ = addresses[0]
+        except (KeyError, TypeError, IndexError) as error:
             raise BadFile(self._config, "not a login", "log in again: clusteractl login --server HOST") from error
         return Login(*names, addresses, read_limited(self._ca, _FILE_LIMIT), load_credentials(self._operator))
 

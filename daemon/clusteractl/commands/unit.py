@@ -37,7 +37,7 @@ def list_units(ctl: Ctl) -> None:
 @pass_ctl
 def start(ctl: Ctl, name: str) -> None:
     """Start the unit NAME and wait until it runs."""
-    _change(ctl, "StartUnit", pb.StartUnitRequest(unit=unit_name(name)), pb.StartUnitResponse, "is started")
+    _change(ctl, "UnitService/StartUnit", pb.StartUnitRequest(unit=unit_name(name)), pb.StartUnitResponse, "is started")
 
 
 @unit.command(examples="clusteractl unit stop clusterai-scheduler@main")
@@ -45,7 +45,7 @@ def start(ctl: Ctl, name: str) -> None:
 @pass_ctl
 def stop(ctl: Ctl, name: str) -> None:
     """Stop the unit NAME. The scheduler's tasks are lost with it."""
-    _change(ctl, "StopUnit", pb.StopUnitRequest(unit=unit_name(name)), pb.StopUnitResponse, "is stopped")
+    _change(ctl, "UnitService/StopUnit", pb.StopUnitRequest(unit=unit_name(name)), pb.StopUnitResponse, "is stopped")
 
 
 @unit.command(examples="clusteractl unit restart clusterai-scheduler@main")
@@ -53,14 +53,20 @@ def stop(ctl: Ctl, name: str) -> None:
 @pass_ctl
 def restart(ctl: Ctl, name: str) -> None:
     """Restart the unit NAME and wait until it runs again."""
-    _change(ctl, "RestartUnit", pb.RestartUnitRequest(unit=unit_name(name)), pb.RestartUnitResponse, "is restarted")
+    _change(
+        ctl,
+        "UnitService/RestartUnit",
+        pb.RestartUnitRequest(unit=unit_name(name)),
+        pb.RestartUnitResponse,
+        "is restarted",
+    )
 
 
 def _change(ctl: Ctl, method: str, request: Any, reply_type: type[Any], done: str) -> None:
     async def send() -> Any:
         async with ctl.cluster() as cluster:
             patience = max(ctl.timeout, _PATIENCE)
-            return await cluster.call(f"UnitService/{method}", request, reply_type, timeout=patience)
+            return await cluster.call(method, request, reply_type, timeout=patience)
 
     reply = ctl.run(send())
     state = f"{reply.unit.active_state} ({reply.unit.sub_state})"

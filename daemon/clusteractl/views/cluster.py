@@ -67,7 +67,7 @@ def check_report(checks: Sequence[Check], width: int) -> list[Block]:
 
 def _nodes(status: GetStatusResponse) -> str:
     counts = [f"{count} {state}" for state, count in sorted(status.node_counts.items(), key=_most) if count]
-    return ", ".join(counts) or "none yet; make a token for the first one with: clusteractl token create"
+    return ", ".join(counts) or "none yet; for the first one: clusteractl token create"
 
 
 def _most(item: tuple[str, int]) -> tuple[bool, int, str]:

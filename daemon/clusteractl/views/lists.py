@@ -41,14 +41,12 @@ def token_guide(reply: CreateTokenResponse, now: float) -> list[str]:
 
 def token_commands(reply: CreateTokenResponse) -> list[str]:
     """The commands for the other machine; they ask for the token, which never stands in a command line."""
-    server = _server(reply.server_addresses)
+    server, bound = _server(reply.server_addresses), reply.details.bound_name
     if reply.details.role == ROLE_NODE:
-        name = f" --name {reply.details.bound_name}" if reply.details.bound_name else ""
-        return [
-            "sudo apt install ./clusterai-agent_*.deb ./python3-clusterai_*.deb",
-            f"sudo clusterai-agent join --server {server}{name}",
-        ]
-    return ["sudo apt install ./clusteractl_*.deb ./python3-clusterai_*.deb", f"clusteractl login --server {server}"]
+        join = f"sudo clusterai-agent join --server {server}"
+        return ["sudo apt install ./clusterai-agent_*.deb ./python3-clusterai_*.deb", join]
+    login = f"clusteractl login --server {server}" + ("" if bound else " --name NAME")
+    return ["sudo apt install ./clusteractl_*.deb ./python3-clusterai_*.deb", login]
 
 
 def operator_list(operators: Sequence[Operator], now: float) -> list[Block]:
@@ -125,7 +123,7 @@ def _token_state(token: Token, now: float) -> str:
 def _unit_row(unit: Unit, now: float) -> tuple[str, ...]:
     state = unit.active_state if unit.installed else "not installed"
     return (
-        unit.unit,
+        unit.unit.removesuffix(".service"),
         state,
         unit.sub_state or "-",
         str(unit.main_process_id or "-"),

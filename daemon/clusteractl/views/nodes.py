@@ -76,7 +76,7 @@ def worker_list(workers: Sequence[WorkerStatus], width: int) -> list[Block]:
     for worker in workers:
         if worker.reason:
             whose.setdefault((word(WorkerState, worker.state), worker.reason), []).append(worker.worker_name)
-    notes = [_remark(_several(names), state, reason, width) for (state, reason), names in whose.items()]
+    notes = [_remark(f"{_several(names)} {state}", reason, width) for (state, reason), names in whose.items()]
     return [worker_table(workers), *([""] if notes else []), *notes]
 
 
@@ -107,7 +107,7 @@ def _remarks(nodes: Sequence[Node], width: int) -> list[Block]:
     remarks: list[Block] = []
     for node in nodes:
         if node.reason:
-            remarks.append(_remark(node.node_id, word(NodeState, node.state), node.reason, width))
+            remarks.append(_remark(f"{node.node_id} is {word(NodeState, node.state)}", node.reason, width))
         if node.state == NODE_STATE_PENDING:
             remarks.append(f"{node.node_id} asks to join. Compare the code that it shows, then:")
             remarks.append(f"  clusteractl node approve {node.node_id} --code CODE")
@@ -116,8 +116,8 @@ def _remarks(nodes: Sequence[Node], width: int) -> list[Block]:
     return ["", *remarks] if remarks else []
 
 
-def _remark(name: str, state: str, reason: str, width: int) -> str:
-    return paragraph(f"{name}: {state}: {_brief(reason)}", indent="  ", first="", width=width)
+def _remark(head: str, reason: str, width: int) -> str:
+    return paragraph(f"{head}: {_brief(reason)}", indent="  ", first="", width=width)
 
 
 def _brief(text: str) -> str:
@@ -142,7 +142,8 @@ def _session(node: Node, now: float) -> list[tuple[str, str]]:
 
 def _hardware(facts: NodeFacts) -> list[tuple[str, str]]:
     gpus = [f"{gpu.name}, {size(gpu.memory_total_bytes)}, driver {gpu.driver_version}" for gpu in facts.gpus]
-    cpus = f"{facts.cpu_count} × {facts.cpu_model or facts.architecture}" if facts.cpu_count else ""
+    model = facts.cpu_model or facts.architecture
+    cpus = " × ".join(part for part in (str(facts.cpu_count or ""), model) if part)
     disk = size(facts.disk_total_bytes) if facts.disk_total_bytes else ""
     memory = size(facts.memory_total_bytes) if facts.memory_total_bytes else ""
     return [("cpu", cpus), ("memory", memory), ("disk", disk), *(("gpu", gpu) for gpu in gpus)]
@@ -157,8 +158,10 @@ def _software(facts: NodeFacts) -> list[tuple[str, str]]:
 def _readings(sample: Sample) -> list[tuple[str, str]]:
     if not sample.taken_unix_seconds:
         return []
-    busy = sum(sample.cpu_busy_ratio) / len(sample.cpu_busy_ratio) if sample.cpu_busy_ratio else 0
-    used = [f"cpu {busy:.0%}", f"load {sample.load_1min:.1f}", f"memory free {size(sample.memory_available_bytes)}"]
+    ratios = sample.cpu_busy_ratio
+    used = [f"cpu {sum(ratios) / len(ratios):.0%}"] if ratios else []
+    used.append(f"load {sample.load_1min:.1f}")
+    used += [f"memory free {size(sample.memory_available_bytes)}"] if sample.memory_available_bytes else []
     warm = [f"{reading.sensor} {reading.celsius:.0f} °C" for reading in sample.temperatures]
     gpus = [f"gpu {gpu.index} {gpu.busy_ratio:.0%}, {size(gpu.memory_used_bytes)} used" for gpu in sample.gpus]
     battery = f"{sample.battery.charge_ratio:.0%}" if sample.HasField("battery") else ""
@@ -182,7 +185,7 @@ def _environment(environment: EnvironmentStatus) -> str:
 
 
 def _gpus(facts: NodeFacts) -> str:
-    names = [gpu.name for gpu in facts.gpus]
+    names = [gpu.name.removeprefix("NVIDIA ") for gpu in facts.gpus]
     kinds = sorted(set(names))
     return listed([name if names.count(name) == 1 else f"{names.count(name)} {name}" for name in kinds])
 
