@@ -31,8 +31,8 @@ DAY = 86400.0
 
 @pytest.fixture
 async def trust(tmp_path: Path) -> AsyncIterator[Trust]:
-    async with Trust(tmp_path).serving() as serving:
-        yield serving
+    async with Trust.open(tmp_path) as opened, opened.serving():
+        yield opened
 
 
 async def join(trust: Trust, token: JoinToken, name: str = "pi4") -> Enrolled:
@@ -54,7 +54,7 @@ async def test_a_machine_joins_with_a_token(trust: Trust) -> None:
     assert str(enrolled.identity) == f"spiffe://{trust.authority.cluster_id}/node/pi4"
     assert enrolled.ca_pem == trust.authority.ca_pem
     assert enrolled.server_addresses == (trust.address,)
-    assert NodeFacts.FromString(trust.store.nodes["pi4"].facts).hostname == "pi4"
+    assert (await trust.facts("pi4")).hostname == "pi4"
     assert trust.events.kinds() == ["token-created", "token-used"]
 
 
@@ -99,7 +99,7 @@ async def test_a_token_works_once(trust: Trust) -> None:
     token = await trust.token()
     await join(trust, token, "first")
     assert "already used once" in str(await refusal(trust, token, "second"))
-    assert list(trust.store.nodes) == ["first"]
+    assert await trust.nodes() == ["first"]
 
 
 async def test_of_many_at_once_one_gets_in(trust: Trust) -> None:
@@ -109,7 +109,7 @@ async def test_of_many_at_once_one_gets_in(trust: Trust) -> None:
         calls = [stub.Enroll(request_of(token, f"n{number}"), timeout=10) for number in range(20)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(outcome, EnrollResponse) for outcome in outcomes) == 1
-    assert len(trust.store.nodes) == 1
+    assert len(await trust.nodes()) == 1
 
 
 async def test_a_token_with_uses_serves_that_many(trust: Trust) -> None:
@@ -126,7 +126,8 @@ async def test_a_token_for_another_name_is_refused_and_names_both(trust: Trust) 
 
 
 async def test_a_token_of_another_cluster_is_never_sent(trust: Trust, tmp_path: Path) -> None:
-    foreign = await Trust(tmp_path / "other").token()
+    async with Trust.open(tmp_path / "other") as other:
+        foreign = await other.token()
     with pytest.raises(WrongAuthority, match="the secret was not sent") as refused:
         await join(trust, foreign)
     assert "clusteractl token create" in refused.value.advice
@@ -140,7 +141,7 @@ async def test_a_name_in_use_is_not_given_away(trust: Trust) -> None:
     assert refused.code == "name-taken"
     assert "clusteractl node remove pi4" in refused.advice
     assert "--name" in refused.advice
-    assert trust.store.tokens[token.token_id].use_count == 0
+    assert await trust.uses(token) == 0
 
 
 async def test_a_token_for_the_name_enrols_it_again_and_ends_the_old_certificates(trust: Trust) -> None:
@@ -160,7 +161,7 @@ async def test_a_hostile_name_is_refused_short(trust: Trust, name: str) -> None:
     refused = await refusal(trust, await trust.token(), name)
     assert refused.code == "invalid-name"
     assert len(str(refused)) < 500
-    assert trust.store.nodes == {}
+    assert await trust.nodes() == []
 
 
 async def test_a_name_is_needed(trust: Trust) -> None:
@@ -201,7 +202,7 @@ async def test_facts_without_end_are_refused(trust: Trust) -> None:
         with pytest.raises(RemoteError, match=sentence) as refused:
             await enroll(trust.enrollment_address, token, name="pi4", facts=NodeFacts(hostname="x" * size))
         assert refused.value.advice
-    assert trust.store.tokens[token.token_id].use_count == 0
+    assert await trust.uses(token) == 0
 
 
 async def test_guessing_ends_after_a_few_tries_and_says_how_long(trust: Trust) -> None:
@@ -247,7 +248,7 @@ async def test_a_request_for_no_certificate_costs_no_token(trust: Trust) -> None
     async with secure_channel(trust.enrollment_address, ca_pem=trust.authority.ca_pem) as opened:
         with pytest.raises(grpc.aio.AioRpcError, match="certificate request"):
             await EnrollmentServiceStub(opened).Enroll(request, timeout=5)
-    assert trust.store.tokens[token.token_id].use_count == 0
+    assert await trust.uses(token) == 0
 
 
 def request_of(token: JoinToken, name: str, clock: float | None = None) -> EnrollRequest:

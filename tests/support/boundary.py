@@ -11,7 +11,7 @@ from clusterai.rpc import error_metadata, status_of
 from clusteraid.access import CURRENT_CALLER, Access, Listener
 
 
-class Boundary(grpc.aio.ServerInterceptor):
+class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Wraps unary and streaming handlers alike."""
 
     def __init__(self, access: Access, listener: Listener) -> None:

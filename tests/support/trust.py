@@ -1,4 +1,4 @@
-"""A cluster's trust, put together for tests: authorities, tokens, enrolment and access on a store in memory."""
+"""A cluster's trust, put together for tests: authorities, tokens, enrolment and access on a store of its own."""
 
 import asyncio
 import time
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import grpc
 
-from clusterai.ids import IdentityKind
 from clusterai.pki import key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_OPTIONS
 from clusterai.tokens import JoinToken
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
 from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
+from clusterai.v1.types_pb2 import NodeFacts
 from clusteraid.access import Access, Listener
 from clusteraid.approvals import Approvals
 from clusteraid.attempts import Attempts
-from clusteraid.authority import Authority, DaemonCertificate, Renewals, certificate_record
-from clusteraid.enrollment import Enrollment
+from clusteraid.authority import Authority, DaemonCertificate, Renewals
+from clusteraid.enrollment import Admission, Enrollment
 from clusteraid.join_tokens import JoinTokens, TokenRequest
 from clusteraid.operators import Operators
 from clusteraid.ports import Role
@@ -27,8 +27,10 @@ from clusteraid.revocation import Revocations
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.operator import OperatorServicer
 from clusteraid.servicers.token import TokenServicer
+from clusteraid.store import Store
+from clusteraid.store_access import AccessStore
+from clusteraid.store_nodes import NodeStore
 from support.boundary import Boundary
-from support.memory_store import MemoryStore
 
 
 class Notes:
@@ -58,9 +60,11 @@ class Clock:
 class Trust:
     """The parts of the daemon that decide who is let in."""
 
-    def __init__(self, directory: Path, *, approval_seconds: float = 900) -> None:
-        self.clock, self.events, self.store = Clock(), Notes(), MemoryStore()
+    def __init__(self, directory: Path, store: Store, approval_seconds: float) -> None:
+        self.clock, self.events = Clock(), Notes()
         self.authority = Authority.open(directory / "pki")
+        self.store = AccessStore(store, self.authority.cluster_id)
+        self._nodes = NodeStore(store, self.authority.cluster_id)
         self.certificate = DaemonCertificate(self.authority)
         self.revocations = Revocations(self.store, self.clock)
         self.tokens = JoinTokens(self.store, self.events, self.authority.ca_sha256, self.clock)
@@ -77,19 +81,42 @@ class Trust:
         self.access = Access(self.authority.cluster_id, self.revocations.is_revoked, self.operators.role_of)
         self.enrollment_address = self.address = ""
 
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, directory: Path, *, approval_seconds: float = 900) -> AsyncIterator["Trust"]:
+        """Open a cluster's trust in the directory; it is the same one when opened there again."""
+        async with Store.open(directory / "clusteraid.sqlite") as store:
+            trust = cls(directory, store, approval_seconds)
+            await trust.revocations.load()
+            await trust.operators.load()
+            yield trust
+
+    async def nodes(self) -> list[str]:
+        """The names of the nodes that joined."""
+        return [record.node_id for record in await self._nodes.list_nodes()]
+
+    async def facts(self, name: str) -> NodeFacts:
+        """What a node said about itself when it joined."""
+        found = [record.facts for record in await self._nodes.list_nodes() if record.node_id == name]
+        return NodeFacts.FromString(found[0])
+
+    async def uses(self, token: JoinToken) -> int:
+        """How often the token was used."""
+        found = await self.store.find_token(token.token_id)
+        assert found
+        return found.use_count
+
     async def token(self, request: TokenRequest | None = None) -> JoinToken:
         """Make a join token."""
         token, _ = await self.tokens.create(request or TokenRequest(created_by="test"))
         return token
 
-    async def credentials(self, kind: IdentityKind, name: str, role: Role = Role.NODE) -> tuple[bytes, bytes]:
-        """Return key and chain of an identity that the store knows, as if it had joined."""
-        key, identity = new_key(), self.authority.identity(kind, name)
-        issued = self.authority.issue(new_csr(key), identity)
-        await self.store.record_certificate(certificate_record(issued, identity))
-        if kind is IdentityKind.OPERATOR:
-            self.operators._roles[name] = role
-        return key_pem(key), issued.chain_pem
+    async def member(self, name: str, role: Role = Role.NODE) -> tuple[bytes, bytes]:
+        """Return key and chain of a node or operator that has joined."""
+        token, key = await self.token(TokenRequest(role=role, bound_name=name, created_by="test")), new_key()
+        admission = Admission(name, new_csr(key), b"", self.clock(), "127.0.0.1")
+        grant = await self.enrollment.enroll(token.token_id, token.secret, admission)
+        return key_pem(key), grant.issued.chain_pem
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["Trust"]:
