@@ -7,10 +7,12 @@ import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bench.agent
 import bench.daemon
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "agent": bench.agent.measure,
     "daemon": bench.daemon.measure,
     "daemon-newest": bench.daemon.measure_newest,
 }

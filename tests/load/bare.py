@@ -1,10 +1,12 @@
 """A bare grpc.aio server of the session stream, with the daemon's TLS and options and nothing behind: the baseline.
 
-Prints its port, and serves until its standard input ends.
+Prints its port, and serves until its standard input ends. Each line there is answered with a JSON line: how many
+heartbeats came, and the latest message.
 """
 
 import argparse
 import asyncio
+import json
 import resource
 import sys
 from collections.abc import AsyncIterator
@@ -23,14 +25,17 @@ class BareSessions(NodeServiceServicer):
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
+        self.beats = 0
+        self.latest = SessionRequest()
 
     async def Session(self, requests: AsyncIterator[SessionRequest], context: Any) -> AsyncIterator[SessionResponse]:
-        """Answer the hello, then read; nothing is kept."""
+        """Answer the hello, then read; only the latest is kept."""
         hello = await anext(requests)
         name = hello.hello.facts.hostname
         yield SessionResponse(welcome=Welcome(node_id=name, heartbeat_interval_seconds=self._interval, epoch=1))
-        async for _ in requests:
-            pass
+        async for request in requests:
+            self.beats += 1
+            self.latest = request
 
 
 async def serve(arguments: argparse.Namespace) -> None:
@@ -40,14 +45,16 @@ async def serve(arguments: argparse.Namespace) -> None:
         [(key, chain)], root_certificates=arguments.ca.read_bytes(), require_client_auth=True
     )
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    add_NodeServiceServicer_to_server(BareSessions(arguments.interval), server)
+    sessions = BareSessions(arguments.interval)
+    add_NodeServiceServicer_to_server(sessions, server)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     print(port, flush=True)
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    await commands.read()
+    while await commands.readline():
+        print(json.dumps({"beats": sessions.beats, "latest": sessions.latest.SerializeToString().hex()}), flush=True)
     await server.stop(0)
 
 
