@@ -39,7 +39,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         with _temporary_beside(path, mode) as temporary:
             _write_synced(temporary, data, mode)
             temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise CannotWrite(path, error) from error
 
@@ -62,7 +62,8 @@ def _write_synced(path: Path, data: bytes, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Bring the directory's entries to disk: a rename is durable only then."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

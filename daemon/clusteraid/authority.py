@@ -13,7 +13,7 @@ import grpc
 
 from clusterai.credentials import renewal_time
 from clusterai.errors import ClusterAIError, Status
-from clusterai.files import BadFile, read_limited, write_atomic
+from clusterai.files import BadFile, CannotWrite, read_limited, sync_directory, write_atomic
 from clusterai.ids import ClusterId, Identity, IdentityKind
 from clusterai.pki import LEAF_LIFETIME, CertificateAuthority, Issued, key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_NAME
@@ -67,7 +67,10 @@ class Authority:
             CannotWrite: the new directory cannot be written.
         """
         if not directory.exists():
-            _create(directory)
+            try:
+                _create(directory)
+            except OSError as error:
+                raise CannotWrite(directory, error) from error
         return cls(_load(directory, "cluster-ca"), _load(directory, "dask-ca"), lifetime=lifetime)
 
     def identity(self, kind: IdentityKind, name: str = "") -> Identity:
@@ -176,6 +179,7 @@ def _create(directory: Path) -> None:
         write_atomic(unfinished / f"{name}.key", authority.key_pem)
         write_atomic(unfinished / f"{name}.pem", authority.cert_pem)
     unfinished.rename(directory)
+    sync_directory(directory.parent)
     log.info("made the authorities of the new cluster %s in %s", cluster_id, directory)
 
 

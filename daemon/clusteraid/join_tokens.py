@@ -127,5 +127,5 @@ def _span(seconds: float) -> str:
     """A time span in one unit, as a person says it."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 1:.0f} s"
