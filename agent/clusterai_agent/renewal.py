@@ -60,7 +60,7 @@ class Renewer:
             try:
                 await self.renew()
             except ClusterAIError as error:
-                log.warning("renewal failed, the old certificate stays in use: %s; %s", error, error.advice)
+                log.warning("renewal failed, the old certificate stays in use: %s; %s", str(error), error.advice)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311  jitter
                 pause = min(pause * 2, _RETRY_SECONDS[1])
             else:

@@ -80,7 +80,7 @@ class Report:
         try:
             write_atomic(self._file, json.dumps(self._facts, indent=1).encode() + b"\n", 0o644)
         except ClusterAIError as error:
-            log.warning("%s; %s", error, error.advice)
+            log.warning("%s; %s", str(error), error.advice)
 
 
 def described(status: NodeStatus) -> dict[str, Any]:

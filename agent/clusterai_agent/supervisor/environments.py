@@ -125,7 +125,7 @@ class Environments:
         self._say(wanted, types.ENVIRONMENT_STATE_BUILDING, reason=text[:_DETAIL_LIMIT], ratio=ratio)
 
     def _failed(self, wanted: DesiredEnvironment, state: EnvironmentState, error: ClusterAIError) -> None:
-        log.error("environment %s: %s; %s", wanted.hash, error, error.advice)
+        log.error("environment %s: %s; %s", wanted.hash, str(error), error.advice)
         self._say(wanted, state, reason=str(error)[:_DETAIL_LIMIT], hint=error.advice[:_DETAIL_LIMIT])
 
     def _say(

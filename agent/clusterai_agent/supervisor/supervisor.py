@@ -99,7 +99,7 @@ class Supervisor:
         try:
             await self._certificate.ensure()
         except ClusterAIError as error:
-            log.warning("no new Dask certificate: %s; %s", error, error.advice)
+            log.warning("no new Dask certificate: %s; %s", str(error), error.advice)
             if not self._certificate.usable:
                 return f"no Dask certificate: {error}"
         return await self._run_workers(desired)
@@ -160,7 +160,7 @@ class Supervisor:
                 async for _ in self._units.changes():
                     self.wake()
             except ClusterAIError as error:
-                log.warning("cannot watch units: %s; %s", error, error.advice)
+                log.warning("cannot watch units: %s; %s", str(error), error.advice)
             await asyncio.sleep(_LOOK_SECONDS)
 
 

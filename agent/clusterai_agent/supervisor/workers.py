@@ -193,7 +193,7 @@ async def _failure(work: Awaitable[None]) -> str:
     try:
         await work
     except ClusterAIError as error:
-        log.error("%s; %s", error, error.advice)
+        log.error("%s; %s", str(error), error.advice)
         return _sentence(error)
     return ""
 
