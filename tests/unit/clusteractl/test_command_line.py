@@ -75,8 +75,8 @@ def parse(words: list[str]) -> None:
     context: click.Context | None = None
     while isinstance(command, click.Group):
         context = command.make_context("clusteractl", list(words), parent=context)
-        # click 8.2 renamed it
-        rest = [*getattr(context, "_protected_args", getattr(context, "protected_args", [])), *context.args]
+        name = "_protected_args" if hasattr(context, "_protected_args") else "protected_args"  # click 8.2 renamed it
+        rest = [*getattr(context, name), *context.args]
         _, found, words = command.resolve_command(context, rest)
         assert found is not None
         command = found
