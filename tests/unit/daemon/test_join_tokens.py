@@ -69,7 +69,7 @@ async def test_an_unknown_token_cannot_be_revoked(trust: Trust) -> None:
 
 
 @pytest.mark.parametrize(
-    ("late", "said"), [(1, "1 s ago"), (150, "2 min ago"), (7200, "2 h ago"), (3 * 86400, "3 d ago")]
+    ("late", "said"), [(1, r"[1-9] s ago"), (150, "2 min ago"), (7200, "2 h ago"), (3 * 86400, "3 d ago")]
 )
 async def test_how_long_ago_is_said_in_one_unit(trust: Trust, late: float, said: str) -> None:
     token = await trust.token()
