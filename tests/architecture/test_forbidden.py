@@ -13,6 +13,7 @@ MAY_START_PROGRAMS = (
     "common/clusterai/environment.py",
     "common/clusterai/python_finder.py",
     "common/clusterai/journal.py",
+    "common/clusterai/keytool.py",
     "daemon/clusteraid/local*.py",
     "daemon/clusteractl/environment*.py",
     "agent/clusterai_agent/keys.py",

@@ -12,6 +12,8 @@ from clusteraid.servicers.token import role_to_wire
 
 
 class OperatorServicer(OperatorServiceServicer):
+    """The servicer of operators."""
+
     def __init__(self, operators: Operators, renewals: Renewals, ca_pem: bytes) -> None:
         self._operators, self._renewals, self._ca_pem = operators, renewals, ca_pem
 
