@@ -42,7 +42,7 @@ class ClockDiffers(ClusterAIError):
 class ApprovalEnded(ClusterAIError):
     code, status = "approval-ended", Status.DENIED
     message = "the request to join {address} ended: {reason}"
-    hint = "ask again with `clusterai-agent join`, or use a token from `clusteractl token create`"
+    hint = "ask again with `clusterai-agent join --approve`, or use a token from `clusteractl token create`"
 
 
 @dataclass(frozen=True)

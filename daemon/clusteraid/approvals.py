@@ -42,7 +42,7 @@ class CodesRefused(ClusterAIError):
 class NothingToApprove(ClusterAIError):
     code, status = "nothing-to-approve", Status.NOT_FOUND
     message = "no node named {name} waits for approval"
-    hint = "`clusteractl node list` shows who waits; on the node, run `clusterai-agent join` and keep it open"
+    hint = "`clusteractl node list` shows who waits; on the node, run `clusterai-agent join --approve` and keep it open"
 
 
 class CodesDiffer(ClusterAIError):

@@ -11,7 +11,7 @@ from clusteraid.ports import EventLog, Role, TokenRecord, TokenStore
 
 DEFAULT_TTL_SECONDS = 900.0
 _LONGEST_TTL_SECONDS = 30 * 86400.0
-_MOST_USES = 1000
+_MOST_USES = 10_000
 
 
 class TokenRefused(ClusterAIError):

@@ -38,7 +38,7 @@ async def test_the_secret_is_not_on_disk(trust: Trust, tmp_path: Path) -> None:
         (TokenRequest(ttl_seconds=float("nan")), BadRequest),
         (TokenRequest(ttl_seconds=float("inf")), BadRequest),
         (TokenRequest(ttl_seconds=31 * 86400), BadRequest),
-        (TokenRequest(use_limit=1001), BadRequest),
+        (TokenRequest(use_limit=10_001), BadRequest),
         (TokenRequest(role=Role.STRANGER), BadRequest),
         (TokenRequest(role=Role.ADMIN, bound_name="ada", use_limit=2), BadRequest),
         (TokenRequest(bound_name="../etc"), InvalidName),
