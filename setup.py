@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from shutil import which
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build_py import build_py
@@ -20,7 +21,8 @@ def compiler() -> list[str]:
     try:
         import grpc_tools  # noqa: F401
     except ImportError:
-        sys.exit("no protoc with gRPC plugin: apt install protobuf-compiler protobuf-compiler-grpc libprotobuf-dev, or pip install grpcio-tools")
+        packages = "protobuf-compiler protobuf-compiler-grpc libprotobuf-dev"
+        sys.exit(f"no protoc with gRPC plugin\n  apt install {packages}, or pip install grpcio-tools")
     return [sys.executable, "-m", "grpc_tools.protoc"]
 
 
@@ -43,7 +45,7 @@ class BuildPy(build_py):
 class BuildProto(Command):
     """`python3 setup.py build_proto`: stubs in the source tree, for tests and editors."""
 
-    user_options: list[tuple[str, str, str]] = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
 
     def initialize_options(self) -> None:
         """Nothing to set."""

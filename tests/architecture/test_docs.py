@@ -60,9 +60,10 @@ def fault_of_clusteractl(words: list[str]) -> str:
             if not is_placeholder(word) and word.partition("=")[0] not in known:
                 return f"no option {word}"
         elif isinstance(command, click.Group) and not is_placeholder(word):
-            if word not in command.commands:
+            found = command.get_command(click.Context(command), word)
+            if found is None:
                 return f"no command {word}"
-            command = command.commands[word]
+            command = found
             known |= option_names(command)
     return ""
 

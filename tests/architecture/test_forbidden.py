@@ -8,15 +8,16 @@ from support.tree import modules, name_of, syntax
 
 # Where a program is started. Each of these modules owns the programs that it starts.
 MAY_START_PROGRAMS = (
+    "common/clusterai/keytool.py",
     "common/clusterai/units/process.py",
     "common/clusterai/units/children.py",
     "common/clusterai/environment.py",
-    "common/clusterai/python_finder.py",
+    "common/clusterai/pythons.py",
     "common/clusterai/journal.py",
     "common/clusterai/keytool.py",
     "daemon/clusteraid/local*.py",
     "daemon/clusteractl/environment*.py",
-    "agent/clusterai_agent/keys.py",
+    "agent/clusterai_agent/discovery.py",
 )
 STARTERS = {"subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
 STARTERS |= {

@@ -10,7 +10,7 @@ from support.tree import ROOT
 
 PYTHON = "/usr/bin/python3"
 ENVIRONMENT = ROOT / ".venv-newest"
-LIBRARIES = ("grpcio", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify", "pyyaml")
+LIBRARIES = "grpcio protobuf cryptography zeroconf dbus-fast click rich psutil sdnotify pyyaml".split()
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 PINS = ROOT / "tests/requirements.txt"
 # Of integration: what meets gRPC, TLS and the store. Dask has an environment of its own, whatever runs the daemon.
