@@ -39,7 +39,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def is_error(node: Documented) -> bool:
-    """Tell whether a class is one of the error family: its message says what it is."""
-    return isinstance(node, ast.ClassDef) and any(
-        isinstance(line, ast.Assign) and ast.unparse(line.targets[0]).strip("(").startswith("code") for line in node.body
-    )
+    """Tell whether a class is one of the error family: its code, message or hint says what it is."""
+    lines = node.body if isinstance(node, ast.ClassDef) else []
+    assigned = {name for line in lines if isinstance(line, ast.Assign) for name in ast.unparse(line.targets[0]).split()}
+    return bool({name.strip("(),") for name in assigned} & {"code", "message", "hint"})

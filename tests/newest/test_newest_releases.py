@@ -10,7 +10,8 @@ from support.tree import ROOT
 
 PYTHON = "/usr/bin/python3"
 ENVIRONMENT = ROOT / ".venv-newest"
-LIBRARIES = "grpcio protobuf cryptography zeroconf dbus-fast click rich psutil sdnotify pyyaml".split()
+LIBRARIES = ("grpcio", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify")
+FOR_TESTS = ("pyyaml",)
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 PINS = ROOT / "tests/requirements.txt"
 # Of integration: what meets gRPC, TLS and the store. Dask has an environment of its own, whatever runs the daemon.
@@ -41,7 +42,7 @@ def install_newest() -> None:
         run(PYTHON, "-m", "venv", ENVIRONMENT, seconds=120)
     pip: list[str | Path] = [ENVIRONMENT / "bin/python", "-m", "pip", "install", "-q", "--upgrade"]
     run(*pip, "--constraint", PINS, *TOOLS, seconds=300)
-    run(*pip, *LIBRARIES, seconds=300)
+    run(*pip, *LIBRARIES, *FOR_TESTS, seconds=300)
 
 
 @pytest.mark.timeout(1200)
