@@ -1,0 +1,29 @@
+"""What is expensive to make and stays the same is made once per machine, in $CLUSTERAI_CACHE."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+
+def directory() -> Path:
+    """Return the cache of the lab."""
+    path = Path(os.environ.get("CLUSTERAI_CACHE") or Path.home() / ".cache/clusterai") / "lab"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def made_once(kind: str, content: str, make: Callable[[Path], None]) -> Path:
+    """Return the directory that `make` filled for this content, now or earlier. Older ones of its kind are removed."""
+    path = directory() / f"{kind}-{sha256(content.encode()).hexdigest()[:12]}"
+    with (directory() / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(path)
+    return path
