@@ -1,0 +1,109 @@
+"""Collectors on recorded machines."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from clusterai.v1.types_pb2 import Sample
+from clusterai_agent.collectors import COLLECTORS, make_collectors
+from clusterai_agent.collectors.api import NoData
+from clusterai_agent.collectors.battery import BatteryCollector
+from clusterai_agent.collectors.cpu import CpuCollector
+from clusterai_agent.collectors.disk import DiskCollector
+from clusterai_agent.collectors.memory import MemoryCollector, SwapCollector
+from clusterai_agent.collectors.network import NetworkCollector
+from clusterai_agent.collectors.temperature import TemperatureCollector
+from clusterai_agent.nvml import Nvml
+
+RECORDED = Path(__file__).with_name("recorded")
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Iterator[Path]:
+    """A /proc of our own that psutil reads."""
+    before = psutil.PROCFS_PATH
+    psutil.PROCFS_PATH = str(tmp_path)
+    for name in ("stat", "meminfo", "vmstat"):
+        (tmp_path / name).write_bytes((RECORDED / "pi4" / name).read_bytes())
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/dev").write_bytes((RECORDED / "pi4/net_dev").read_bytes())
+    yield tmp_path
+    psutil.PROCFS_PATH = before
+
+
+def read(collector: object) -> Sample:
+    sample = Sample()
+    collector.collect(sample)  # type: ignore[attr-defined]
+    return sample
+
+
+def test_cpu_is_the_busy_share_between_two_readings(proc: Path) -> None:
+    collector = CpuCollector()
+    read(collector)
+    lines = (proc / "stat").read_text().splitlines()
+    # cpu0: 30 more ticks of user, 70 of idle; the others rest.
+    fields = lines[1].split()
+    fields[1], fields[4] = str(int(fields[1]) + 30), str(int(fields[4]) + 70)
+    others = [f"{line.split()[0]} " + " ".join(line.split()[1:4]) + f" {int(line.split()[4]) + 100} " + " ".join(line.split()[5:]) for line in lines[2:5]]
+    (proc / "stat").write_text("\n".join([lines[0], " ".join(fields), *others, *lines[5:]]) + "\n")
+    sample = read(collector)
+    assert [round(ratio, 2) for ratio in sample.cpu_busy_ratio] == [0.3, 0.0, 0.0, 0.0]
+
+
+def test_memory_and_swap_are_those_of_meminfo(proc: Path) -> None:
+    assert read(MemoryCollector()).memory_available_bytes == 3_352_832 * 1024
+    assert read(SwapCollector()).swap_used_bytes == (102_396 - 51_196) * 1024
+
+
+def test_network_counts_every_card_but_loopback_per_second(proc: Path) -> None:
+    times = iter([100.0, 102.0, 104.0])
+    collector = NetworkCollector(clock=lambda: next(times))
+    assert read(collector).network_received_bytes_per_second == 0
+    text = (proc / "net/dev").read_text()
+    (proc / "net/dev").write_text(text.replace("  eth0: 1000000", "  eth0: 1004000").replace("    lo: 500", "    lo: 9500"))
+    assert read(collector).network_received_bytes_per_second == 2000
+    (proc / "net/dev").write_text(text.replace("  eth0: 1000000", "  eth0:       5"))
+    assert read(collector).network_received_bytes_per_second == 0
+
+
+def test_a_kernel_that_hides_its_counters_is_no_data(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(psutil, "cpu_percent", denied)
+    monkeypatch.setattr(psutil, "net_io_counters", denied)
+    for collector in (CpuCollector(), NetworkCollector()):
+        with pytest.raises(NoData, match="hides"):
+            read(collector)
+
+
+def test_free_disk_space_is_that_of_the_directory(tmp_path: Path) -> None:
+    assert 0 < read(DiskCollector(tmp_path)).disk_free_bytes <= psutil.disk_usage(str(tmp_path)).total
+    with pytest.raises(NoData, match="does not exist"):
+        read(DiskCollector(tmp_path / "gone"))
+
+
+def test_temperatures_keep_plausible_sensors_only() -> None:
+    def entry(label: str, current: float | None) -> SimpleNamespace:
+        return SimpleNamespace(label=label, current=current)
+
+    chips = {"coretemp": [entry("Core 0", 51.0), entry("", 49.5)], "broken": [entry("x", -127.0), entry("y", None)]}
+    sample = read(TemperatureCollector(lambda: chips))
+    assert [(t.sensor, t.celsius) for t in sample.temperatures] == [("coretemp/Core 0", 51.0), ("coretemp/1", 49.5)]
+    with pytest.raises(NoData, match="no temperature sensors"):
+        read(TemperatureCollector(dict))
+
+
+def test_a_battery_is_read_and_its_absence_is_no_data() -> None:
+    sample = read(BatteryCollector(lambda: SimpleNamespace(percent=87.0, power_plugged=None)))
+    assert (round(sample.battery.charge_ratio, 2), sample.battery.plugged_in) == (0.87, False)
+    with pytest.raises(NoData, match="no battery"):
+        read(BatteryCollector(lambda: None))
+
+
+def test_every_listed_collector_can_be_made_and_has_a_name_of_its_own(tmp_path: Path) -> None:
+    made = make_collectors(tmp_path, Nvml())
+    assert len({collector.name for collector in made}) == len(COLLECTORS) == len(made)
