@@ -8,6 +8,7 @@ import click
 
 from clusteractl.cli import cli
 from clusteractl.errors import UsageFault
+from clusteractl.output import ReaderLeft
 from clusteractl.surroundings import Surroundings
 from clusterai.errors import ClusterAIError
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(words, prog_name=PROGRAM, standalone_mode=False, obj=surroundings)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except ReaderLeft:
         return _reader_left()
     except click.ClickException as error:
         return _report(_usage_fault(error), words, surroundings)

@@ -14,6 +14,10 @@ Block = str | Table
 _PLAIN_WIDTH = 80
 
 
+class ReaderLeft(Exception):
+    """Whoever read the output has enough (`| head`). No OSError: click would take that for a failure."""
+
+
 @dataclass(frozen=True)
 class Output:
     """The two streams of a command and how to write on them. `width` in columns of the terminal."""
@@ -61,8 +65,11 @@ class Output:
         return "\n".join(printable_lines(block))
 
     def _write(self, stream: TextIO, text: str) -> None:
-        stream.write(text + "\n")
-        stream.flush()
+        try:
+            stream.write(text + "\n")
+            stream.flush()
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
 
 
 def printable_lines(text: str) -> list[str]:

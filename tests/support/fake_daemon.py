@@ -5,6 +5,7 @@ knows) and read `requests` (what it was asked).
 """
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,6 +42,7 @@ from clusterai.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
+from support import samples
 
 CLUSTER_ID = "c-5f1e0a77"
 _CLOSE_SECONDS = 0.2
@@ -77,6 +79,7 @@ class MadeUpCluster:
     refused: set[str] = field(default_factory=set)
     clock_offset_seconds: float = 0.0
     certificate_lifetime: timedelta = timedelta(days=7)
+    enrols_as: str = "operator"
     stream_pause_seconds: float = 0.0
     answer_delay_seconds: float = 0.0
 
@@ -92,6 +95,12 @@ class FakeDaemon:
     requests: list[tuple[str, Message]] = field(default_factory=list)
     address: str = ""
     enrollment_address: str = ""
+    servers: list[grpc.aio.Server] = field(default_factory=list)
+
+    async def stop(self) -> None:
+        """Go away, as a daemon that is stopped."""
+        for server in self.servers:
+            await server.stop(_CLOSE_SECONDS)
 
     def token(self) -> JoinToken:
         """A token that this daemon takes; its id names the operator `ann`."""
@@ -281,7 +290,7 @@ class _Events(_Service, event_pb2_grpc.EventServiceServicer):
 class _Enrollment(_Service, enrollment_pb2_grpc.EnrollmentServiceServicer):
     async def Enroll(self, request: Any, context: Any) -> enrollment_pb2.EnrollResponse:
         await self._daemon.heard("Enroll", request, context)
-        uri = f"spiffe://{CLUSTER_ID}/operator/{request.node_name or 'ann'}"
+        uri = f"spiffe://{CLUSTER_ID}/{self._cluster.enrols_as}/{request.node_name or 'ann'}"
         lifetime = self._cluster.certificate_lifetime
         issued = self._daemon.authority.issue(request.csr_der, uri, lifetime=lifetime)
         return enrollment_pb2.EnrollResponse(
@@ -311,13 +320,13 @@ async def fake_daemon(directory: Path) -> AsyncIterator[FakeDaemon]:
     daemon.address = f"127.0.0.1:{operators.add_secure_port('127.0.0.1:0', mutual)}"
     port = enrollment.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([own]))
     daemon.enrollment_address = f"127.0.0.1:{port}"
-    await operators.start()
-    await enrollment.start()
+    daemon.servers += [operators, enrollment]
     try:
+        for server in daemon.servers:
+            await server.start()
         yield daemon
     finally:
-        await operators.stop(_CLOSE_SECONDS)
-        await enrollment.stop(_CLOSE_SECONDS)
+        await daemon.stop()
 
 
 _SERVICES: tuple[tuple[Any, type[_Service]], ...] = (
@@ -344,3 +353,17 @@ def _server_certificate(authority: CertificateAuthority) -> tuple[bytes, bytes]:
     uri = f"spiffe://{CLUSTER_ID}/daemon"
     issued = authority.issue(new_csr(key), uri, dns=("clusteraid",), server=True)
     return key_pem(key), issued.chain_pem
+
+
+@asynccontextmanager
+async def made_up_cluster() -> AsyncIterator[FakeDaemon]:
+    """Run a fake daemon that knows the samples, in a temporary directory of its own with a short path."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with fake_daemon(Path(directory)) as daemon:
+            known = daemon.cluster
+            known.nodes = [samples.tower(), samples.phone(), samples.stranger()]
+            known.status, known.environment = samples.status(), samples.environment()
+            known.tokens, known.operators = samples.tokens(), samples.operators()
+            known.units, known.checks = samples.units(), samples.checks()
+            known.events, known.log_lines = samples.events(), samples.log_lines()
+            yield daemon
