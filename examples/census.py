@@ -59,7 +59,7 @@ def scan(directories: list[bytes], device: int | None, limit: int) -> Batch:
         directory = batch.left.pop()
         try:
             if device is None:
-                device = os.stat(directory).st_dev
+                device = os.stat(directory).st_dev  # noqa: PTH116  names are bytes here
             with os.scandir(directory) as entries:
                 for entry in entries:
                     note_entry(entry, device, batch)
@@ -115,7 +115,7 @@ def outline(batch: Batch) -> dict[str, Any]:
 
 @dataclass
 class Marked:
-    """The files of a batch whose size occurs more than once: (key, path, size, inode); key = size + hash of both ends."""
+    """Files whose size occurs more than once: (key, path, size, inode). The key is the size and a hash of both ends."""
 
     files: list[tuple[bytes, bytes, int, tuple[int, int] | None]] = field(default_factory=list)
     errors: list[tuple[bytes, str]] = field(default_factory=list)
@@ -147,11 +147,11 @@ def attempt(read: Callable[[], bytes], path: bytes, errors: list[tuple[bytes, st
         return b""
 
 
-def opened(path: bytes, size: int) -> Any:
-    """Open a regular file of that size, without waiting on a pipe or following a link that took its place."""
-    file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: PTH123
+def opened(path: bytes, size: int | None = None) -> Any:
+    """Open a regular file (of that size), without waiting on a pipe or following a link that took its place."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
     info = os.fstat(file.fileno())
-    if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+    if not stat.S_ISREG(info.st_mode) or (size is not None and info.st_size != size):
         file.close()
         raise OSError("changed while it was read")
     return file
@@ -223,7 +223,7 @@ def compress(batch: Batch, budgets: dict[str, float]) -> dict[str, list[int]]:
 
 def compressed(path: bytes, offset: int) -> tuple[int, int, int]:
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:  # noqa: PTH123
+        with opened(path) as file:
             file.seek(offset - offset % SAMPLE_BLOCK_BYTES)
             block = file.read(SAMPLE_BLOCK_BYTES)
     except OSError:
@@ -261,7 +261,8 @@ class Progress:
 
     def end(self, stage: str, text: str) -> None:
         if not self._quiet:
-            sys.stderr.write(("\r" if self._live else "") + f"  {stage:<12} {text}" + ("\033[K" if self._live else "") + "\n")
+            before, after = ("\r", "\033[K") if self._live else ("", "")
+            sys.stderr.write(f"{before}  {stage:<12} {text}{after}\n")
 
 
 class Crew:
@@ -327,7 +328,7 @@ class Machine:
 
     name: str
     files: int = 0
-    bytes: int = 0
+    size: int = 0
     others: int = 0
     limited: bool = False
     errors: int = 0
@@ -361,7 +362,7 @@ class Machine:
 
     def note_files(self, kind: str, files: int, size: int) -> None:
         self.files += files
-        self.bytes += size
+        self.size += size
         self.types[kind][0] += files
         self.types[kind][1] += size
 
@@ -370,7 +371,7 @@ class Census:
     """The whole count, stage by stage. Batches and marks stay on the workers; counts, hashes and names come here."""
 
     def __init__(self, crew: Crew, root: bytes, limit: int, progress: Progress) -> None:
-        self._crew, self._root, self._limit, self._progress = crew, root, limit, progress
+        self._crew, self.root, self._limit, self._progress = crew, root, limit, progress
         self.machines = {host: Machine(name, queue=[root]) for host, name in crew.hosts.items()}
         self._batches: dict[Any, str] = {}
         self.groups: dict[bytes, dict[object, tuple[str, bytes]]] = defaultdict(dict)
@@ -411,7 +412,7 @@ class Census:
             busy[host] += 1
 
     def _counted(self) -> str:
-        files, size = (sum(getattr(machine, name) for machine in self.machines.values()) for name in ("files", "bytes"))
+        files, size = (sum(getattr(machine, name) for machine in self.machines.values()) for name in ("files", "size"))
         machines = f" on {len(self.machines)} machines" if len(self.machines) > 1 else ""
         return f"{files:,} files, {amount(size)}{machines}"
 
@@ -466,9 +467,8 @@ class Census:
             weights.update({kind: size for kind, (_, size) in machine.types.items()})
         budgets = {kind: min(1.0, SAMPLE_BYTES / size) for kind, size in weights.most_common(SAMPLED_TYPES) if size}
         pending = {self._crew.submit(host, compress, batch, budgets): host for batch, host in self._batches.items()}
-        total, done = len(pending), 0
-        for _, _, sums in self._crew.results(pending):
-            done += 1
+        total = len(pending)
+        for done, (_, _, sums) in enumerate(self._crew.results(pending), 1):
             for kind, counts in sums.items():
                 self.compression[kind] = [a + b for a, b in zip(self.compression[kind], counts, strict=True)]
             self._progress.draw("compressing", done, total, f"samples of {len(budgets)} types")
@@ -479,10 +479,10 @@ class Census:
 def result(census: Census, crew: Crew, seconds: float) -> dict[str, Any]:
     """The census as plain values, the largest first everywhere."""
     return {
-        "root": text(census._root),
+        "root": text(census.root),
         "seconds": round(seconds, 3),
         "machines": [
-            {"name": m.name, "address": host, "files": m.files, "bytes": m.bytes, "special_files": m.others,
+            {"name": m.name, "address": host, "files": m.files, "bytes": m.size, "special_files": m.others,
              "limited": m.limited, "unreadable": m.errors, "lost": crew.lost.get(host, ""),
              "unreadable_examples": [{"path": text(path), "reason": reason} for path, reason in m.examples]}
             for host, m in census.machines.items()
@@ -547,6 +547,10 @@ def amount(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def percent(ratio: float | None) -> str:
+    return f"{'' if ratio is None else format(ratio, '.0%'):>8}"
+
+
 def shortened(line: str, width: int) -> str:
     return line if len(line) <= width else "…" + line[1 - width :]
 
@@ -560,7 +564,7 @@ def table(census: dict[str, Any]) -> Iterator[str]:
                f"{machine['unreadable']:>12,}{note}")  # fmt: skip
     yield f"\n{'TYPE':<14}{'FILES':>10}{'SIZE':>12}{'ZLIB':>8}{'LZMA':>8}  WHAT"
     for kind in census["types"][:ROWS_SHOWN]:
-        ratios = "".join(f"{kind[name]:>8.0%}" if kind[name] is not None else f"{'':>8}" for name in ("zlib_ratio", "lzma_ratio"))
+        ratios = "".join(percent(kind[name]) for name in ("zlib_ratio", "lzma_ratio"))
         mime = shortened(kind["mime"] or "", 26)
         yield f"{kind['type']:<14}{kind['files']:>10,}{amount(kind['bytes']):>12}{ratios}  {mime}".rstrip()
     yield from duplicate_rows(census["duplicates"])
@@ -583,7 +587,7 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("path", nargs="?", default="/usr", help="directory that each machine walks (default: /usr)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="stop after about N files on each machine")
-    parser.add_argument("--out", default="census.json", metavar="FILE", help="write the result here; - for standard output")
+    parser.add_argument("--out", default="census.json", metavar="FILE", help="the result; - for standard output")
     parser.add_argument("--json", action="store_true", help="no progress, no table: only JSON, to FILE")
     options = parser.parse_args(list(arguments) if arguments is not None else None)
     if options.limit < 0:
@@ -599,7 +603,8 @@ def connect() -> Any:
     except ImportError as error:
         sys.exit(f"census.py: {error}\n  run it with the cluster's environment: clusteractl dask env --create PATH")
     if not dask.config.get("scheduler-address", None):
-        sys.exit("census.py: no cluster is configured\n  source the file that `clusteractl dask env` writes, or run it under `clusteraid local`")
+        fix = "clusteractl dask env > cluster.env && . ./cluster.env, or: clusteraid local -- examples/census.py"
+        sys.exit(f"census.py: no cluster is configured\n  {fix}")
     try:
         client = Client(timeout=CONNECT_SECONDS)
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -638,8 +643,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(f"\n{found['seconds']:.1f} s. Everything is in {options.out}. Look at it, or count another tree:")
         print(f"  python3 -m json.tool {options.out} | less\n  {Path(sys.argv[0])} /var/lib")
     if not any(machine["files"] or machine["special_files"] for machine in found["machines"]):
-        reason = next((m["unreadable_examples"][0]["reason"] for m in found["machines"] if m["unreadable_examples"]), "")
-        print(f"census.py: no files below {options.path}{': ' + reason if reason else ''}", file=sys.stderr)
+        reasons = [example["reason"] for m in found["machines"] for example in m["unreadable_examples"]]
+        print(f"census.py: no files below {': '.join([options.path, *reasons[:1]])}", file=sys.stderr)
         return 1
     return 0
 

@@ -170,7 +170,7 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def _readable_by_group() -> Iterator[None]:
-    """What is made inside can be read by the directory's group, that of the workers. A later chmod would drop setgid."""
+    """What is made inside can be read by the group, that of the workers. A later chmod would drop setgid."""
     before = os.umask(_UMASK)
     try:
         yield
