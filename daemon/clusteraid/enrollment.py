@@ -13,6 +13,7 @@ from clusteraid.authority import Authority, certificate_record
 from clusteraid.join_tokens import JoinTokens, TokenExpired, TokenRefused, TokenRevoked, token_used
 from clusteraid.ports import Enrolment, EnrolmentOutcome, EventLog, Role, TokenRecord, TokenStore
 from clusteraid.revocation import Revocations
+from clusteraid.uninterrupted import uninterrupted
 
 _CLOCK_TOLERANCE_SECONDS = 3600.0
 _FACTS_LIMIT = 1 << 16
@@ -132,13 +133,11 @@ class Enrollment:
             token_id=token.token_id if token else "", replace=bool(token and token.bound_name),
             facts=admission.facts if role is Role.NODE else b"",
         )
-        await self._write(enrolment, identity, token)
-        for listener in self._listeners:
-            listener(enrolment)
+        await uninterrupted(self._write(enrolment, identity, token))
         return Grant(identity, issued, enrolment)
 
     async def _write(self, enrolment: Enrolment, identity: Identity, token: TokenRecord | None) -> None:
-        """Let the store decide, and take over what it revoked when a name was enrolled again."""
+        """Let the store decide, take over what it revoked when a name was enrolled again, and tell who listens."""
         async with self._revocations.changing:
             outcome = await self._store.enroll(enrolment)
             if outcome is EnrolmentOutcome.DONE and enrolment.replace:
@@ -147,6 +146,8 @@ class Enrollment:
             raise _name_taken(enrolment.name, enrolment.role)
         if outcome is EnrolmentOutcome.TOKEN_SPENT and token is not None:
             raise token_used(token)
+        for listener in self._listeners:
+            listener(enrolment)
 
 
 def _name(token: TokenRecord, asked: str) -> str:

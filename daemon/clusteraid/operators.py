@@ -5,6 +5,7 @@ from clusterai.ids import IdentityKind, parse_operator_name
 from clusteraid.authority import Authority
 from clusteraid.ports import Enrolment, EventLog, OperatorRecord, OperatorStore, Role
 from clusteraid.revocation import Revocations
+from clusteraid.uninterrupted import uninterrupted
 
 
 class NoSuchOperator(ClusterAIError):
@@ -41,8 +42,11 @@ class Operators:
 
     async def revoke(self, name: str) -> None:
         """Forget the operator, refuse its certificates and close what it has open."""
-        if not await self._store.remove_operator(parse_operator_name(name)):
+        await uninterrupted(self._remove(parse_operator_name(name)))
+        self._events.note("operator-revoked", name, f"operator {name} was revoked")
+
+    async def _remove(self, name: str) -> None:
+        if not await self._store.remove_operator(name):
             raise NoSuchOperator(name=name)
         self._roles.pop(name, None)
         await self._revocations.revoke(self._authority.identity(IdentityKind.OPERATOR, name))
-        self._events.note("operator-revoked", name, f"operator {name} was revoked")

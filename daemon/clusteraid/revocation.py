@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from clusterai.ids import Identity
 from clusteraid.ports import CertificateStore
+from clusteraid.uninterrupted import uninterrupted
 
 
 class Revocations:
@@ -30,6 +31,9 @@ class Revocations:
 
     async def revoke(self, identity: Identity) -> None:
         """Refuse every certificate that the identity has now; a later enrolment gets a new one."""
+        await uninterrupted(self._revoke(identity))
+
+    async def _revoke(self, identity: Identity) -> None:
         async with self.changing:
             await self._store.revoke_identity(str(identity))
             await self.revoked_elsewhere(identity)
