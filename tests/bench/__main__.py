@@ -9,12 +9,16 @@ from pathlib import Path
 
 import bench.agent
 import bench.daemon
+import bench.dask
+import bench.failover
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "agent": bench.agent.measure,
     "daemon": bench.daemon.measure,
     "daemon-newest": bench.daemon.measure_newest,
+    "failover": bench.failover.measure,
+    "dask": bench.dask.measure,
 }
 
 

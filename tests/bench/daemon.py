@@ -11,7 +11,6 @@ from typing import Any
 from bench.measure import Costs, Figure, median, quantile
 from bench.processes import NEWEST, Fleet, Place, Program, split_processors
 from bench.servers import Daemon, bare_server
-from clusterai.rpc import local_channel
 from clusterai.v1.event_pb2 import WatchEventsRequest
 from clusterai.v1.event_pb2_grpc import EventServiceStub
 from clusterai.v1.node_admin_pb2 import NODE_STATE_READY, ListNodesRequest
@@ -61,7 +60,7 @@ def _measure(python: Path, agents: int) -> Iterator[Figure]:
 
 
 async def _enroll(daemon: Daemon, count: int) -> list[Any]:
-    return await enroll_all(daemon.enrollment_address, daemon.ca_pem, await daemon.token(count), count)
+    return await enroll_all(daemon.enrollment_address, daemon.ca_pem, daemon.token(count), count)
 
 
 def _rounds(program: Program, address: str, identities: Path, agents: int, place: Place) -> list[Load]:
@@ -95,7 +94,7 @@ def _under_load(
             time.sleep(SETTLE_SECONDS)
             loads = [_window(program, fleet, idle) for _ in range(ROUNDS)]
             yield from _compared(loads, bare)
-            yield from asyncio.run(_listing(daemon, agents))
+            yield from _listing(daemon, agents)
             program.kill()
             yield from _restarted(daemon, fleet)
 
@@ -112,20 +111,17 @@ def _compared(loads: list[Load], bare: list[Load]) -> Iterator[Figure]:
     yield Figure("written to disk while heartbeats come", written, "bytes", 0, detail=detail)
 
 
-async def _listing(daemon: Daemon, agents: int) -> list[Figure]:
+def _listing(daemon: Daemon, agents: int) -> Iterator[Figure]:
     """Time ListNodes as the command line calls it, while the heartbeats come."""
-    async with local_channel(daemon.socket) as channel:
-        stub: Any = NodeAdminServiceStub(channel)
-        seconds = []
-        for _ in range(LIST_CALLS):
-            begun = time.perf_counter()
-            response = await stub.ListNodes(ListNodesRequest(), timeout=30)
-            seconds.append(time.perf_counter() - begun)
-            await asyncio.sleep(0.02)
-    if len(response.nodes) != agents:
-        raise RuntimeError(f"ListNodes knows {len(response.nodes)} of {agents} nodes")
+    seconds, begun = [], time.perf_counter()
+    for response in daemon.calls(NodeAdminServiceStub, "ListNodes", [ListNodesRequest()] * LIST_CALLS):
+        seconds.append(time.perf_counter() - begun)
+        if len(response.nodes) != agents:
+            raise RuntimeError(f"ListNodes knows {len(response.nodes)} of {agents} nodes")
+        time.sleep(0.02)
+        begun = time.perf_counter()
     detail = f"median {median(seconds) * 1e3:.1f} ms of {LIST_CALLS} calls, {agents} nodes"
-    return [Figure("ListNodes, 99th percentile", quantile(seconds, 0.99) * 1e3, "ms", 50, detail=detail)]
+    yield Figure("ListNodes, 99th percentile", quantile(seconds, 0.99) * 1e3, "ms", 50, detail=detail)
 
 
 def _restarted(daemon: Daemon, fleet: Fleet) -> Iterator[Figure]:
@@ -136,16 +132,13 @@ def _restarted(daemon: Daemon, fleet: Fleet) -> Iterator[Figure]:
         detail = f"{program.process_id and fleet.count} agents, {report.failures} attempts failed meanwhile"
         yield Figure("all back after a kill -9 and restart", report.last_connected - begun, "s", 10, detail=detail)
         time.sleep(GRACE_SECONDS)
-        offline = asyncio.run(_offline(daemon))
+        offline = _offline(daemon)
         yield Figure("marked offline meanwhile", offline, "nodes", 0, detail=f"seen {GRACE_SECONDS:.0f} s later")
 
 
-async def _offline(daemon: Daemon) -> int:
-    """Count nodes that are offline now, and events that say that one was."""
-    async with local_channel(daemon.socket) as channel:
-        nodes: Any = NodeAdminServiceStub(channel)
-        events: Any = EventServiceStub(channel)
-        listed = (await nodes.ListNodes(ListNodesRequest(), timeout=30)).nodes
-        kinds = [answer.event.kind async for answer in events.WatchEvents(WatchEventsRequest(limit=10_000), timeout=30)]
-    offline: int = sum(node.state != NODE_STATE_READY for node in listed) + kinds.count("node-offline")
-    return offline
+def _offline(daemon: Daemon) -> int:
+    """Count nodes that are not ready now, and events that say that one was offline."""
+    listed = daemon.call(NodeAdminServiceStub, "ListNodes", ListNodesRequest()).nodes
+    events = daemon.calls(EventServiceStub, "WatchEvents", [WatchEventsRequest(limit=10_000)])
+    kinds = [answer.event.kind for stream in events for answer in stream]
+    return sum(node.state != NODE_STATE_READY for node in listed) + kinds.count("node-offline")

@@ -1,19 +1,19 @@
 """The two servers that are compared: the daemon, and a bare stream server with the same TLS and options."""
 
-import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from bench.processes import Place, Program
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
-from clusterai.rpc import local_channel
+from clusterai.rpc import MAX_MESSAGE_BYTES
 from clusterai.tokens import JoinToken
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
@@ -75,23 +75,32 @@ announce = false
             (self.directory / name).mkdir(exist_ok=True)
         (self.directory / "state").rmdir() if not any((self.directory / "state").iterdir()) else None
         with Program("clusteraid", "--config", self.config, place=self._place, log=self.log) as program:
-            asyncio.run(self._answers(program))
+            self._wait_for_answer(program)
             yield program
 
-    async def _answers(self, program: Program) -> None:
-        """Wait until the daemon answers a call."""
+    def _wait_for_answer(self, program: Program) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             if program.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the daemon does not answer:\n{self.log.read_text()[-3000:]}")
-            async with local_channel(self.socket) as channel:
-                stub: Any = ClusterServiceStub(channel)
-                try:
-                    await stub.GetStatus(GetStatusRequest(), timeout=5)
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.02)
-                else:
-                    return
+            try:
+                self.call(ClusterServiceStub, "GetStatus", GetStatusRequest(), seconds=2)
+            except grpc.RpcError:
+                time.sleep(0.02)
+            else:
+                return
+
+    def call(self, stub: type, method: str, request: Message, *, seconds: float = 10.0) -> Any:
+        """Make one call on the local socket, as an operator on the server does."""
+        return next(iter(self.calls(stub, method, [request], seconds=seconds)))
+
+    def calls(self, stub: type, method: str, requests: Iterable[Message], *, seconds: float = 30.0) -> Iterator[Any]:
+        """Make calls one after another on one connection; the answer of a streaming one is an iterator."""
+        options = (("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+        with grpc.insecure_channel(f"unix:{self.socket}", options=options) as channel:
+            ask = getattr(stub(channel), method)
+            for request in requests:
+                yield ask(request, timeout=seconds)
 
     @property
     def address(self) -> str:
@@ -108,12 +117,10 @@ announce = false
         """The cluster CA, from the daemon's own directory."""
         return next((self.directory / "state").rglob("cluster-ca.pem")).read_bytes()
 
-    async def token(self, use_limit: int) -> JoinToken:
-        """Create a join token, as an operator on the server would."""
-        async with local_channel(self.socket) as channel:
-            stub: Any = TokenServiceStub(channel)
-            response = await stub.CreateToken(CreateTokenRequest(use_limit=use_limit, ttl_seconds=3600), timeout=10)
-        return JoinToken.parse(response.token)
+    def token(self, use_limit: int) -> JoinToken:
+        """Create a join token."""
+        request = CreateTokenRequest(use_limit=use_limit, ttl_seconds=3600)
+        return JoinToken.parse(self.call(TokenServiceStub, "CreateToken", request).token)
 
 
 @contextmanager
