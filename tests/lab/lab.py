@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from lab import cache
 from lab.images import image
@@ -30,7 +31,7 @@ class Lab:
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
 
-    def __enter__(self) -> "Lab":
+    def __enter__(self) -> Self:
         remove_leftovers()
         with self._stack as stack:
             directory = _new_run()

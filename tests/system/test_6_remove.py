@@ -1,0 +1,21 @@
+"""A removed node is out at once, and can only come back by joining."""
+
+from lab.cluster import Cluster
+
+
+def test_a_removed_node_is_cut_off_and_its_worker_stops(cluster: Cluster) -> None:
+    beta = cluster.lab["beta"]
+    unit = f"clusterai-worker@{cluster.registered()['beta']['worker_name']}.service"
+    cluster.ctl("node", "remove", "beta", "--yes")
+    assert cluster.node("beta") == {}
+    cluster.until(lambda: "beta" not in cluster.registered(), "beta's worker is gone", seconds=15)
+    beta.eventually(lambda: beta.unit(unit, "ActiveState") == "inactive", "its unit stopped", seconds=20)
+    beta.run(["systemctl", "restart", "clusterai-agent"])
+    beta.eventually(lambda: beta.unit("clusterai-agent.service", "ActiveState") == "active", "the agent idles")
+    assert cluster.node("beta") == {}
+
+
+def test_a_removed_node_comes_back_by_joining(cluster: Cluster) -> None:
+    cluster.join("beta", "--force")
+    cluster.until_state("beta", "ready", seconds=30)
+    cluster.until_working("beta", seconds=30)
