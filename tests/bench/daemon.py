@@ -141,4 +141,5 @@ def _offline(daemon: Daemon) -> int:
     listed = daemon.call(NodeAdminServiceStub, "ListNodes", ListNodesRequest()).nodes
     events = daemon.calls(EventServiceStub, "WatchEvents", [WatchEventsRequest(limit=10_000)])
     kinds = [answer.event.kind for stream in events for answer in stream]
-    return sum(node.state != NODE_STATE_READY for node in listed) + kinds.count("node-offline")
+    unwell: int = sum(node.state != NODE_STATE_READY for node in listed)
+    return unwell + kinds.count("node-offline")

@@ -61,7 +61,7 @@ def _broken_stream() -> float:
             broken = time.time()
             os.kill(other.process_id, signal.SIGKILL)
             time.sleep(4)
-            last = client.call("streamed")[address]
+            last: float = client.call("streamed")[address]
             # The next agent adopts the worker, and stops it at the end.
             stack.enter_context(cluster.agent(_NAMES[1], cluster.directory / _NAMES[1] / "agent.toml"))
             wait_until(lambda: cluster.nodes()[_NAMES[1]].state == NODE_STATE_READY, 30, cluster.state)

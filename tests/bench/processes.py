@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -26,7 +25,7 @@ class Place:
     cpus: frozenset[int] = frozenset(os.sched_getaffinity(0))
 
 
-class Program(AbstractContextManager["Program"]):
+class Program:
     """A Python module that runs as a child, its standard input held open; leaving the block ends it."""
 
     def __init__(self, module: str, *arguments: object, place: Place, log: Path | None = None) -> None:
@@ -113,7 +112,7 @@ class FleetReport:
     cpu_seconds: float
 
 
-class Fleet(AbstractContextManager["Fleet"]):
+class Fleet:
     """Simulated agents in several processes: the clients' CPU is the limit, and a process has one event loop."""
 
     def __init__(

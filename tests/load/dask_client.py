@@ -97,7 +97,8 @@ class Measurements:
         return len(self.sleeping)
 
     async def held(self) -> list[tuple[int, int]]:
-        return await self.client.gather(self.sleeping)
+        results: list[tuple[int, int]] = await self.client.gather(self.sleeping)
+        return results
 
     async def workers(self) -> list[str]:
         return sorted((await self.client.scheduler.identity())["workers"])
