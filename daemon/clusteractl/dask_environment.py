@@ -1,6 +1,8 @@
 """The pool's Python environment on the user's own machine."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from clusteractl.command import Ctl
@@ -23,7 +25,8 @@ def create_environment(
     """
     present = read_complete(path)
     if present is None:
-        ctl.run(_built(ctl, path, reply, IndexConfig(index_url, wheels, offline=wheels is not None)))
+        with _quiet_log() if ctl.out.as_json else nullcontext():
+            ctl.run(_built(ctl, path, reply, IndexConfig(index_url, wheels, offline=wheels is not None)))
     elif wrong := difference(present, reply.environment):
         raise OtherEnvironment(path=path, difference=wrong)
     ctl.out.note(f"The environment is ready. Use it with: . {path}/bin/activate")
@@ -38,6 +41,17 @@ def difference(present: Mapping[str, str], wanted: EnvironmentSpec) -> str:
         if present.get(name) != version:
             return f"{name} {version} is wanted, {present.get(name, 'none')} is there"
     return ""
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep the builder's log off stderr, where a script reads one JSON object."""
+    log, handler = logging.getLogger("clusterai"), logging.NullHandler()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 async def _built(ctl: Ctl, path: Path, reply: IssueDaskClientResponse, index: IndexConfig) -> None:
