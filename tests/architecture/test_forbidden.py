@@ -37,7 +37,7 @@ ONLY_IN = {
     "dbus_fast": ("common/clusterai/units/systemd_bus.py",),
     "sqlite3": ("daemon/clusteraid/store*.py", "daemon/clusteraid/migrations*.py"),
     "cryptography": ("common/clusterai/pki.py", "common/clusterai/keytool.py"),
-    "distributed": ("common/clusterai/dask_preload.py",),
+    "distributed": ("common/clusterai/dask_preload*.py",),
     "pynvml": (
         "agent/clusterai_agent/*nvml.py",
         "agent/clusterai_agent/*gpu.py",
