@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ import grpc
 
 from clusterai.approval import approval_code, commitment, new_nonce
 from clusterai.credentials import chain_pem, validity
-from clusterai.errors import ClusterAIError, Status, Unreachable
+from clusterai.errors import ClusterAIError, Status, TimedOut, Unreachable
 from clusterai.ids import Identity
 from clusterai.keytool import KeyRequest, fingerprints_in_helper, request_in_helper
 from clusterai.rpc import from_rpc_error, join_address, secure_channel, split_address
@@ -120,30 +120,59 @@ async def request_approval(
     opening = pb.ApprovalOpening(commitment=commitment(nonce), csr_der=request.csr_der, node_name=name, facts=facts)
     async with _enrollment(address, authority) as stub:
         call = stub.RequestApproval(timeout=_DECISION_SECONDS)
-        await call.write(pb.RequestApprovalRequest(opening=opening))
-        challenge = (await _answer(call, address, "challenge")).challenge
-        await call.write(pb.RequestApprovalRequest(reveal=pb.ApprovalReveal(nonce=nonce)))
+        challenge = await _challenge(call, address, pb.RequestApprovalRequest(opening=opening))
+        reveal = pb.RequestApprovalRequest(reveal=pb.ApprovalReveal(nonce=nonce))
         code = approval_code(authority.spki_sha256, request.csr_der, nonce, challenge.nonce)
-        issued = await _confirmed(call, address, confirm(code))
-        return _enrolled(issued, request)
+        person = _ask_person(call, reveal, code, confirm)
+        return _enrolled(await _decided(call, address, person), request)
 
 
-async def _confirmed(call: Any, address: str, question: Awaitable[bool]) -> pb.EnrollResponse:
+async def _challenge(call: Any, address: str, opening: pb.RequestApprovalRequest) -> pb.ApprovalChallenge:
+    """Open the round. Reads while it writes: gRPC holds a failed write back until what came before is read."""
+    writing = asyncio.create_task(call.write(opening), name="approval opening")
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            answer = await _answer(call, address, "challenge")
+            await writing
+    except TimeoutError as error:
+        raise TimedOut(what=f"the first answer of {address}", limit=f"{_CALL_SECONDS} s") from error
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    return answer.challenge
+
+
+async def _ask_person(
+    call: Any, reveal: pb.RequestApprovalRequest, code: str, confirm: Callable[[str], Awaitable[bool]]
+) -> bool:
+    """Reveal the nonce, show the code, and send what the person says of it; whether they accepted."""
+    await call.write(reveal)
+    accepted = await confirm(code)
+    await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=accepted)))
+    return accepted
+
+
+async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool]) -> pb.EnrollResponse:
     """Wait for the person here and the one at the server; an end of the call ends the question too."""
-    asked = asyncio.ensure_future(question)
+    asked = asyncio.create_task(person, name="approval question")
     answered = asyncio.create_task(_answer(call, address, "issued"), name="approval answer")
     try:
         await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            with contextlib.suppress(asyncio.InvalidStateError):  # the call has just ended: its answer says why
-                await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=asked.result())))
-            if not asked.result():
-                raise ApprovalEnded(address=address, reason="you said that the codes differ")
+        if asked.done() and not _accepted(asked):
+            raise ApprovalEnded(address=address, reason="you said that the codes differ")
         return (await answered).issued
     finally:
         asked.cancel()
         answered.cancel()
         await asyncio.gather(asked, answered, return_exceptions=True)
+
+
+def _accepted(asked: "asyncio.Task[bool]") -> bool:
+    """What the person said; when it could not be sent, the server has ended the round and its answer says why."""
+    try:
+        return asked.result()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return True
 
 
 async def _answer(call: Any, address: str, step: str) -> pb.RequestApprovalResponse:
