@@ -20,8 +20,8 @@ HERE = Local(Path("/run/clusterai/clusteraid.sock"))
 CLIENT = DaskClient(
     "main",
     "tls://tower:8786",
-    Path("/home/ann/my files/main.pem"),
-    Path("/home/ann/my files/main-ca.pem"),
+    Path("/srv/my files/main.pem"),
+    Path("/srv/my files/main-ca.pem"),
     samples.NOW,
     "Python 3.11, dask 2026.8.0",
 )
@@ -47,9 +47,9 @@ def test_the_lines_are_what_a_shell_reads() -> None:
     assert dict(line[1].split("=", 1) for line in words) == {
         "DASK_SCHEDULER_ADDRESS": "tls://tower:8786",
         "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
-        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": "/home/ann/my files/main-ca.pem",
-        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": "/home/ann/my files/main.pem",
-        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": "/home/ann/my files/main.pem",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": "/srv/my files/main-ca.pem",
+        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": "/srv/my files/main.pem",
+        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": "/srv/my files/main.pem",
     }
 
 
@@ -60,8 +60,8 @@ def test_the_yaml_is_the_same_settings() -> None:
             "comm": {
                 "require-encryption": True,
                 "tls": {
-                    "ca-file": "/home/ann/my files/main-ca.pem",
-                    "client": {"cert": "/home/ann/my files/main.pem", "key": "/home/ann/my files/main.pem"},
+                    "ca-file": "/srv/my files/main-ca.pem",
+                    "client": {"cert": "/srv/my files/main.pem", "key": "/srv/my files/main.pem"},
                 },
             }
         },

@@ -28,8 +28,10 @@ def drawn(blocks: list[Block], *, colour: bool = False) -> list[str]:
     """The lines of the blocks."""
     lines: list[str] = []
     for block in blocks:
-        is_table = isinstance(block, Table)
-        lines += render(block, width=WIDTH, colour=colour).splitlines() if is_table else printable_lines(block)
+        if isinstance(block, Table):
+            lines += render(block, width=WIDTH, colour=colour).splitlines()
+        else:
+            lines += printable_lines(block)
     return lines
 
 

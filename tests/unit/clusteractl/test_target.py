@@ -13,7 +13,7 @@ from clusteractl.logins import Login
 from clusteractl.target import Access, Local, Remote, access, choose
 from clusterai.credentials import Credentials
 
-SYSTEM, OTHER, GIVEN = Path("/run/clusterai/clusteraid.sock"), Path("/home/ann/local.sock"), Path("/tmp/given.sock")
+SYSTEM, OTHER, GIVEN = Path("/run/clusterai/clusteraid.sock"), Path("/srv/local.sock"), Path("/tmp/given.sock")
 _LIFE = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 27, tzinfo=UTC)
 LOGIN = Login("ann", "c-1", ("tower:7443",), b"", Credentials(b"", b"", *_LIFE))
 
