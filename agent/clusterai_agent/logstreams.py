@@ -4,13 +4,17 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from clusterai.errors import ClusterAIError
 from clusterai.ids import UnitName
-from clusterai.journal import LogEntry, read_log
 from clusterai.units import UnitsConfig
 from clusterai.v1.node_pb2 import LogChunk, LogRequest
 from clusterai.v1.types_pb2 import LogLine
+
+if TYPE_CHECKING:
+    from clusterai.journal import LogEntry
 
 AGENT_UNIT = UnitName("clusterai-agent.service")
 _UNIT = re.compile(r"clusterai-(agent|worker@[a-z0-9][a-z0-9-]{0,79})(\.service)?")
@@ -53,9 +57,11 @@ class LogStreams:
 
     async def _chunks(self, request: LogRequest) -> AsyncIterator[list[LogLine]]:
         """Gather lines for a moment, so that a busy log does not become a message for each line."""
+        from clusterai.journal import read_log  # only where somebody reads logs
+
         count = min(request.line_count or _DEFAULT_LINES, _LINES)
         entries = read_log(_unit(request.unit), line_count=count, follow=request.follow, units=self._units)
-        queue: asyncio.Queue[LogEntry | ClusterAIError | None] = asyncio.Queue(_CHUNK_LINES)
+        queue: _Queue = asyncio.Queue(_CHUNK_LINES)
         reading = asyncio.create_task(_fill(queue, entries), name="read log")
         try:
             async for lines in _gathered(queue):
@@ -65,30 +71,44 @@ class LogStreams:
             await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _fill(queue: "asyncio.Queue[LogEntry | ClusterAIError | None]", entries: AsyncIterator[LogEntry]) -> None:
+@dataclass(frozen=True)
+class _End:
+    """The log is over, or could not be read further."""
+
+    error: ClusterAIError | None = None
+
+
+_Queue: TypeAlias = "asyncio.Queue[LogLine | _End]"
+
+
+async def _fill(queue: _Queue, entries: "AsyncIterator[LogEntry]") -> None:
+    end = _End()
     try:
         async with aclosing(entries) as opened:  # type: ignore[type-var]
             async for entry in opened:
-                await queue.put(entry)
+                await queue.put(_line(entry))
     except ClusterAIError as error:
-        await queue.put(error)
-    else:
-        await queue.put(None)
+        end = _End(error)
+    await queue.put(end)
 
 
-async def _gathered(queue: "asyncio.Queue[LogEntry | ClusterAIError | None]") -> AsyncIterator[list[LogLine]]:
+async def _gathered(queue: _Queue) -> AsyncIterator[list[LogLine]]:
     """Yield lists of lines until the end; raise the reader's error after the lines before it."""
     while True:
-        items = [await queue.get()]
-        if isinstance(items[0], LogEntry) and queue.empty():
+        item = await queue.get()
+        lines: list[LogLine] = []
+        if queue.empty():
             await asyncio.sleep(_CHUNK_SECONDS)
-        while len(items) < _CHUNK_LINES and isinstance(items[-1], LogEntry) and not queue.empty():
-            items.append(queue.get_nowait())
-        if lines := [_line(item) for item in items if isinstance(item, LogEntry)]:
+        while isinstance(item, LogLine):
+            lines.append(item)
+            if queue.empty() or len(lines) >= _CHUNK_LINES:
+                break
+            item = queue.get_nowait()
+        if lines:
             yield lines
-        if isinstance(items[-1], ClusterAIError):
-            raise items[-1]
-        if items[-1] is None:
+        if isinstance(item, _End):
+            if item.error is not None:
+                raise item.error
             return
 
 
@@ -98,7 +118,7 @@ def _unit(text: str) -> UnitName:
     return UnitName(text if text.endswith(".service") else f"{text}.service")
 
 
-def _line(entry: LogEntry) -> LogLine:
+def _line(entry: "LogEntry") -> LogLine:
     return LogLine(
         time_unix_seconds=entry.time, unit=entry.unit, priority=entry.priority, message=entry.message[:_MESSAGE_LIMIT]
     )

@@ -106,7 +106,7 @@ class Agent:
     async def _stay_away(self, ending: Ending, mark: tuple[int, int]) -> None:
         """Do nothing until a person has given this machine a new identity."""
         self._report.waits(ending.reason.value, ending.detail or ending.reason.value, _ADVICE[ending.reason])
-        while self._home.identity_mark() == mark:  # noqa: ASYNC110  another process changes it
+        while self._home.identity_mark() == mark:
             await asyncio.sleep(_IDENTITY_SECONDS)
 
     async def _join_own_server(self) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -51,7 +50,7 @@ async def show_facts(config: AgentConfig, *, as_json: bool) -> None:
     """Print the machine's facts and a sample, as they would be sent."""
     nvml = Nvml()
     facts = await asyncio.to_thread(read_facts, config, nvml, available_minors)
-    collectors = make_collectors(_existing(config.state.compute_directory), nvml)
+    collectors = make_collectors(config.state.compute_directory, nvml)
     Sampler(collectors).sample()  # sets the marks that rates count from
     await asyncio.sleep(_SAMPLE_SECONDS)
     sample = Sampler(collectors).sample()
@@ -127,7 +126,3 @@ def _numbers(value: Any, name: str = "") -> Any:
     if isinstance(value, str) and name.endswith(("_bytes", "_per_second")) and value.isdigit():
         return int(value)
     return value
-
-
-def _existing(directory: Path) -> Path:
-    return next(path for path in (directory, *directory.parents) if path.exists())

@@ -4,11 +4,9 @@ import os
 from pathlib import Path
 
 from clusterai.v1.types_pb2 import Sample
-from clusterai_agent.collectors.api import NoData
-
 
 class DiskCollector:
-    """Free space on the file system of one directory."""
+    """Free space on the file system of one directory, or of where it will be made."""
 
     name = "disk"
     every_seconds = 0.0
@@ -17,9 +15,9 @@ class DiskCollector:
         self._directory = directory
 
     def collect(self, sample: Sample) -> None:
-        """Fill `disk_free_bytes`: what an ordinary user may still write; raise NoData when the directory is gone."""
-        try:
-            status = os.statvfs(self._directory)
-        except FileNotFoundError as error:
-            raise NoData(f"{self._directory} does not exist") from error
+        """Fill `disk_free_bytes`: what an ordinary user may still write."""
+        status = os.statvfs(self._place())
         sample.disk_free_bytes = status.f_bavail * status.f_frsize
+
+    def _place(self) -> Path:
+        return next(path for path in (self._directory, *self._directory.parents) if path.exists())

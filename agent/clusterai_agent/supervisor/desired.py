@@ -9,7 +9,7 @@ from clusterai.v1.types_pb2 import WorkerSpec
 from clusterai_agent.addresses import is_loopback
 
 _WORKER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
-_SCHEDULER = re.compile(r"(tls|tcp)://(\[[0-9A-Fa-f:.%a-z]*\]|[^:/\[\]\s]*):(\d{1,5})")
+_SCHEDULER = re.compile(r"(tls)://(\[[0-9A-Fa-f:.%a-z]*\]|[^:/\[\]\s]*):(\d{1,5})")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _MINOR = re.compile(r"3\.\d{1,2}")
 _WORKER_LIMIT = 1024

@@ -172,6 +172,8 @@ class Workers:
 
 def state_of(unit: UnitStatus) -> tuple[WorkerState, str]:
     """Return the worker's state and, where it is not as it should be, why."""
+    if not unit.installed:
+        return types.WORKER_STATE_FAILED, f"there is no unit {unit.unit}; reinstall the package clusterai-agent"
     match unit.active_state:
         case "active" | "reloading":
             return types.WORKER_STATE_RUNNING, ""

@@ -82,8 +82,7 @@ def test_a_kernel_that_hides_its_counters_is_no_data(proc: Path, monkeypatch: py
 
 def test_free_disk_space_is_that_of_the_directory(tmp_path: Path) -> None:
     assert 0 < read(DiskCollector(tmp_path)).disk_free_bytes <= psutil.disk_usage(str(tmp_path)).total
-    with pytest.raises(NoData, match="does not exist"):
-        read(DiskCollector(tmp_path / "gone"))
+    assert read(DiskCollector(tmp_path / "not/yet/made")).disk_free_bytes > 0
 
 
 def test_temperatures_keep_plausible_sensors_only() -> None:
