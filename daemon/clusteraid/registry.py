@@ -51,13 +51,12 @@ class Misfit:
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """A node. `heard_at` is on the monotonic clock; `epoch` is that of its newest session."""
+    """A node. `epoch` is that of its newest session."""
 
     node_id: NodeId
     desired: Desired = Desired.ACTIVE
     link: Link = Link.BROKEN
     epoch: int = 0
-    heard_at: float = 0.0
     misfit: Misfit | None = None
     link_reason: str = "not heard yet since the server started"
 
@@ -102,7 +101,6 @@ class SessionOpened:
     """A stream said hello. Epochs grow; an older one cannot take over."""
 
     epoch: int
-    at: float
 
 
 @dataclass(frozen=True)
@@ -118,22 +116,11 @@ class Heard:
     """A message came in on the stream of this epoch."""
 
     epoch: int
-    at: float
 
 
 @dataclass(frozen=True)
-class TimePassed:
-    """Now is `at`; who was not heard for `limit` seconds is silent."""
-
-    at: float
-    limit: float
-
-
-@dataclass(frozen=True)
-class Woke:
-    """The daemon itself stood still: silence until `at` proves nothing, everyone has a full grace time."""
-
-    at: float
+class Silent:
+    """Nothing was heard for the whole grace time."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +145,7 @@ class Judged:
     misfit: Misfit | None
 
 
-Event = SessionOpened | SessionBroken | Heard | TimePassed | Woke | DrainAsked | DrainDone | DrainEnded | Judged
+Event = SessionOpened | SessionBroken | Heard | Silent | DrainAsked | DrainDone | DrainEnded | Judged
 
 
 def next_entry(entry: NodeEntry, event: Event) -> NodeEntry:
@@ -170,32 +157,26 @@ def next_entry(entry: NodeEntry, event: Event) -> NodeEntry:
 def _session_opened(entry: NodeEntry, event: SessionOpened) -> NodeEntry:
     if event.epoch <= entry.epoch:
         return entry
-    return replace(entry, link=Link.UP, epoch=event.epoch, heard_at=max(event.at, entry.heard_at), link_reason="")
+    return replace(entry, link=Link.UP, epoch=event.epoch, link_reason="")
 
 
 def _session_broken(entry: NodeEntry, event: SessionBroken) -> NodeEntry:
-    if event.epoch != entry.epoch or entry.link is Link.BROKEN:
-        return entry
-    if entry.link is Link.SILENT:
+    if event.epoch != entry.epoch or entry.link is not Link.UP:
         return entry
     return replace(entry, link=Link.BROKEN, link_reason=event.why)
 
 
 def _heard(entry: NodeEntry, event: Heard) -> NodeEntry:
     """A stream that is heard again after a silence never broke: a broken one has no more messages."""
-    if event.epoch != entry.epoch or entry.link is Link.BROKEN:
+    if event.epoch != entry.epoch or entry.link is not Link.SILENT:
         return entry
-    return replace(entry, link=Link.UP, heard_at=max(event.at, entry.heard_at), link_reason="")
+    return replace(entry, link=Link.UP, link_reason="")
 
 
-def _time_passed(entry: NodeEntry, event: TimePassed) -> NodeEntry:
-    if entry.link is Link.SILENT or event.at - entry.heard_at < event.limit:
+def _silent(entry: NodeEntry, _: Silent) -> NodeEntry:
+    if entry.link is Link.SILENT:
         return entry
     return replace(entry, link=Link.SILENT, link_reason=entry.link_reason or "its heartbeats stopped")
-
-
-def _woke(entry: NodeEntry, event: Woke) -> NodeEntry:
-    return replace(entry, heard_at=max(event.at, entry.heard_at))
 
 
 def _drain_asked(entry: NodeEntry, _: DrainAsked) -> NodeEntry:
@@ -218,8 +199,7 @@ _TRANSITIONS: dict[type, Callable[..., NodeEntry]] = {
     SessionOpened: _session_opened,
     SessionBroken: _session_broken,
     Heard: _heard,
-    TimePassed: _time_passed,
-    Woke: _woke,
+    Silent: _silent,
     DrainAsked: _drain_asked,
     DrainDone: _drain_done,
     DrainEnded: _drain_ended,

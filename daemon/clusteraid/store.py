@@ -23,6 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 _GROUP_LIMIT = 256  # transactions that share one commit
 _BUSY_SECONDS = 5
+_CLOSE_SECONDS = 3.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SPACE_HINT = "make room or repair the disk (`df {directory}`, `journalctl -k`); the daemon recovers by itself"
 
@@ -95,7 +96,7 @@ class Store:
                 yield store
             finally:
                 store._jobs.put(None)
-                await asyncio.to_thread(store._thread.join)
+                await asyncio.to_thread(store._thread.join, _CLOSE_SECONDS)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads."""
@@ -108,6 +109,11 @@ class Store:
             StoreUnavailable: disk full, or it cannot be written for another reason; nothing was changed.
         """
         return await self._run(work, writes=True)
+
+    async def check(self) -> str:
+        """Return `ok`, or what is damaged. Reads the whole file."""
+        found: str = await self.read(lambda db: db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        return found
 
     async def _run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool) -> T:
         loop = asyncio.get_running_loop()

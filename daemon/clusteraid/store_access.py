@@ -1,6 +1,7 @@
 """What the store knows of who may come in: join tokens, certificates, operators. One function is one transaction."""
 
 import sqlite3
+from typing import Any
 
 from clusterai.ids import ClusterId, Identity, IdentityKind
 from clusteraid.ports import (
@@ -119,9 +120,12 @@ class AccessStore:
         return EnrolmentOutcome.DONE
 
 
-def _token(row: tuple[object, ...]) -> TokenRecord:
-    token_id, secret_hash, role, *others, revoked = row
-    return TokenRecord(token_id, secret_hash, Role(role), *others, bool(revoked))  # type: ignore[arg-type]
+def _token(row: tuple[Any, ...]) -> TokenRecord:
+    token_id, secret_hash, role, bound_name, created_at, expires_at, use_limit, created_by, use_count, revoked = row
+    return TokenRecord(
+        token_id, secret_hash, Role(role), bound_name, created_at, expires_at, use_limit, created_by, use_count,
+        bool(revoked),
+    )
 
 
 def _exists(db: sqlite3.Connection, name: str, role: Role) -> bool:

@@ -1,0 +1,55 @@
+"""The machine's own addresses, as others may reach it."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+import ifaddr  # type: ignore[import-untyped]
+
+from clusterai.rpc import join_address
+
+_EVERYWHERE = ("", "0.0.0.0", "::")
+_INSIDE = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "flannel", "vb-", "ve-")
+_LIMIT = 8
+
+
+def own_hosts(listen: str, advertise: Sequence[str]) -> tuple[str, ...]:
+    """Return the hosts to tell nodes: those that are configured, else what the daemon listens on.
+
+    Listening everywhere that means every routable address, IPv4 first; bridges of containers come last.
+    """
+    if advertise:
+        return tuple(advertise)
+    if listen not in _EVERYWHERE:
+        return (listen,)
+    found = [(adapter.name, ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return routable((name, ip if isinstance(ip, str) else ip[0]) for name, ip in found) or ("127.0.0.1",)
+
+
+def routable(addresses: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the addresses that other machines may reach, the likeliest first, given interface names and addresses."""
+    ranked = []
+    for name, text in addresses:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if not (address.is_loopback or address.is_link_local or address.is_multicast):
+            ranked.append((name.startswith(_INSIDE), address.version, str(address)))
+    return tuple(dict.fromkeys(text for _, _, text in sorted(ranked)))[:_LIMIT]
+
+
+class Reach:
+    """Where this server is reached; `opened` sets the ports, which may have been any free ones."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self.hosts = tuple(hosts)
+        self.cluster_port = self.enrollment_port = 0
+
+    def opened(self, cluster_port: int, enrollment_port: int) -> None:
+        """Note the ports that are really open."""
+        self.cluster_port, self.enrollment_port = cluster_port, enrollment_port
+
+    def cluster(self) -> tuple[str, ...]:
+        """Return HOST:PORT of the mTLS port."""
+        return tuple(join_address(host, self.cluster_port) for host in self.hosts)
+
+    def enrollment(self) -> tuple[str, ...]:
+        """Return HOST:PORT of the enrolment port."""
+        return tuple(join_address(host, self.enrollment_port) for host in self.hosts)

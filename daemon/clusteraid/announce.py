@@ -1,0 +1,90 @@
+"""Announcing the server by multicast DNS: a hint for agents, never a matter of trust. The only module with zeroconf."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from zeroconf import Error as ZeroconfError
+from zeroconf import InterfaceChoice, IPVersion, ServiceInfo
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+from clusteraid.status import Problems
+
+log = logging.getLogger(__name__)
+SERVICE_TYPE = "_clusterai._tcp.local."
+_WIRE_VERSION = "1"
+_SECONDS = 5.0
+_FIX = "nodes find the server with `clusterai-agent join --server HOST`, and remember it"
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What is announced. Hosts that are names are left out: multicast DNS carries addresses."""
+
+    cluster_id: str
+    hosts: Sequence[str]
+    port: int
+    enrollment_port: int
+
+    def service(self) -> ServiceInfo:
+        """Return it as a DNS-SD service."""
+        addresses = [packed for host in self.hosts if (packed := _packed(host))]
+        machine = socket.gethostname().partition(".")[0][:40]
+        return ServiceInfo(
+            SERVICE_TYPE, f"{machine}-{self.cluster_id}.{SERVICE_TYPE}", addresses=addresses, port=self.port,
+            properties={"cluster": self.cluster_id, "enroll": str(self.enrollment_port), "v": _WIRE_VERSION},
+            server=f"{machine}-{self.cluster_id}.local.",
+        )
+
+
+class Announcer:
+    """Announces the server. A network without multicast is a problem to show, never a reason not to run."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._service: ServiceInfo | None = None
+        self._zeroconf: AsyncZeroconf | None = None
+
+    @contextlib.asynccontextmanager
+    async def announced(self, announcement: Announcement) -> AsyncIterator[None]:
+        """Announce until the end of the block; withdraw then."""
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._announce(announcement.service())
+        except (OSError, ZeroconfError, TimeoutError) as error:
+            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
+            log.warning("not announced by multicast DNS: %s", error)
+        try:
+            yield
+        finally:
+            await self._withdraw()
+
+    async def check(self) -> bool:
+        """Whether the announcement can be found on the network by this machine itself."""
+        if self._zeroconf is None or self._service is None:
+            return False
+        info = AsyncServiceInfo(SERVICE_TYPE, self._service.name)
+        return bool(await info.async_request(self._zeroconf.zeroconf, 1500))
+
+    async def _announce(self, service: ServiceInfo) -> None:
+        self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
+        registered = await self._zeroconf.async_register_service(service, allow_name_change=True)
+        await registered
+        self._service = service
+
+    async def _withdraw(self) -> None:
+        if self._zeroconf is not None:
+            with contextlib.suppress(OSError, ZeroconfError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._zeroconf.async_close()
+
+
+
+def _packed(host: str) -> bytes | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            return socket.inet_pton(family, host)
+    return None

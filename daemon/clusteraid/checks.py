@@ -1,0 +1,205 @@
+"""What `clusteractl doctor` asks the daemon: each check is one function, each finding comes with its fix."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clusterai.environment import read_complete
+from clusterai.errors import ClusterAIError
+from clusterai.units import NotPermitted, UnitMissing, Units, UnitsUnavailable
+from clusterai.v1.cluster_pb2 import (
+    CHECK_OUTCOME_FAILED,
+    CHECK_OUTCOME_NOT_APPLICABLE,
+    CHECK_OUTCOME_OK,
+    CHECK_OUTCOME_WARNING,
+    CheckResult,
+)
+from clusteraid.addresses import Reach
+from clusteraid.authority import DaemonCertificate
+from clusteraid.config import BackEnd, DaemonConfig
+from clusteraid.machine_units import MachineUnits
+from clusteraid.nodes import Nodes
+from clusteraid.pool_port import PoolPlan, PoolPort
+from clusteraid.registry import Link
+from clusteraid.status import Problems
+from clusteraid.store import Store
+
+_CHECK_SECONDS = 10.0
+_SKEW_SECONDS = 5.0
+_LEAST_DISK_BYTES, _LEAST_DISK_RATIO = 1 << 30, 0.05
+_SOON_SECONDS = 86400.0
+_LISTED = 5
+Check = Callable[[], Awaitable[CheckResult]]
+
+
+@dataclass(frozen=True)
+class CheckedParts:
+    """What the checks look at."""
+
+    config: DaemonConfig
+    reach: Reach
+    nodes: Nodes
+    store: Store
+    certificate: DaemonCertificate
+    units: MachineUnits
+    control: Units
+    pool: PoolPort
+    plan: PoolPlan
+    problems: Problems
+    announced: Callable[[], Awaitable[bool]]
+
+
+class Checks:
+    """The daemon's own checks. They look and never change anything."""
+
+    def __init__(self, parts: CheckedParts) -> None:
+        self._parts = parts
+        self._checks: dict[str, Check] = {
+            "clock": self._clock,
+            "certificates": self._certificates,
+            "ports": self._ports,
+            "multicast": self._multicast,
+            "units": self._units,
+            "polkit": self._polkit,
+            "environment": self._environment,
+            "disk": self._disk,
+            "store": self._store,
+        }
+
+    async def run(self) -> list[CheckResult]:
+        """Run all checks side by side, each within its time."""
+        return list(await asyncio.gather(*(_bounded(name, check) for name, check in self._checks.items())))
+
+    async def _clock(self) -> CheckResult:
+        skewed = sorted(
+            f"{node.node_id} {node.clock_skew:+.0f} s"
+            for node in self._parts.nodes
+            if node.entry.link is Link.UP and abs(node.clock_skew) > _SKEW_SECONDS
+        )
+        if skewed:
+            message = f"clocks differ from the server's: {_listed(skewed)}"
+            return _warning(message, "turn on time synchronisation there: `timedatectl set-ntp true`")
+        return _ok(f"all connected nodes agree with the server within {_SKEW_SECONDS:.0f} s")
+
+    async def _certificates(self) -> CheckResult:
+        left = (self._parts.certificate.not_after - datetime.now(UTC)).total_seconds()
+        if left < 0:
+            return _failed("the daemon's own certificate has expired", "check the clock, then restart clusteraid")
+        now = time.time()
+        soon = min(_SOON_SECONDS, self._parts.config.certificates.lifetime_seconds / 10)
+        late = [node.node_id for node in self._parts.nodes if 0 < node.certificate_not_after < now + soon]
+        if late:
+            fix = "start clusterai-agent there; when a certificate has expired, join again with a new token"
+            return _warning(f"certificates end soon or have ended: {_listed(sorted(late))}", fix)
+        return _ok(f"the daemon's ends {self._parts.certificate.not_after:%F}; no node's ends soon")
+
+    async def _ports(self) -> CheckResult:
+        host = self._parts.config.server.listen
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+        ports = (self._parts.reach.cluster_port, self._parts.reach.enrollment_port)
+        for port in ports:
+            try:
+                async with asyncio.timeout(3):
+                    _, writer = await asyncio.open_connection(host, port)
+                writer.close()
+                await writer.wait_closed()
+            except (OSError, TimeoutError) as error:
+                fix = f"see who listens: `ss -ltnp 'sport = :{port}'`, then restart clusteraid"
+                return _failed(f"port {port} does not answer on {host} ({error})", fix)
+        return _ok(f"ports {ports[0]} and {ports[1]} answer; nodes must reach both through any firewall")
+
+    async def _multicast(self) -> CheckResult:
+        if not self._parts.config.discovery.announce:
+            return _not_applicable("announcing is turned off ([discovery] announce)")
+        problem = self._parts.problems.find("multicast")
+        if not problem and await self._parts.announced():
+            return _ok("the server is announced by multicast DNS and can be found")
+        fix = "let UDP port 5353 through the firewall; without multicast, join with `--server HOST`"
+        return _warning(problem or "the server's own announcement does not come back", fix)
+
+    async def _units(self) -> CheckResult:
+        try:
+            states = await self._parts.units.list()
+        except UnitsUnavailable as error:
+            return _failed(str(error), error.advice)
+        for unit in states:
+            if not unit.installed:
+                missing = UnitMissing(unit.unit)
+                return _failed(str(missing), missing.advice)
+            if unit.active_state == "failed":
+                return _failed(f"{unit.unit} has failed ({unit.result})", f"see `journalctl -u {unit.unit}`")
+        return _ok(", ".join(f"{unit.unit} is {unit.active_state}" for unit in states))
+
+    async def _polkit(self) -> CheckResult:
+        if self._parts.config.units.back_end is not BackEnd.SYSTEMD:
+            return _not_applicable("units are the daemon's own processes")
+        permitted = getattr(self._parts.control, "check_permission", None)
+        if permitted is None or os.geteuid() == 0:
+            return _ok("root may control all units")
+        try:
+            await permitted(self._parts.units.controlled[0])
+        except NotPermitted as error:
+            return _failed(str(error), error.advice)
+        return _ok("polkit lets the daemon control its units")
+
+    async def _environment(self) -> CheckResult:
+        environment = self._parts.plan.environment
+        directory = self._parts.config.pool.compute_directory / "env" / environment.environment_hash
+        if await asyncio.to_thread(read_complete, directory) is None:
+            fix = "the server's own agent builds it: `systemctl status clusterai-agent`, `clusteractl node list`"
+            return _warning(f"this machine has not built the environment {environment.environment_hash} yet", fix)
+        return _ok(f"{environment.environment_hash} (Python {environment.python_minor}) is built")
+
+    async def _disk(self) -> CheckResult:
+        directory = self._parts.config.server.state_directory
+        usage = await asyncio.to_thread(shutil.disk_usage, directory)
+        message = f"{usage.free / (1 << 30):.1f} GiB free for {directory}"
+        if usage.free < min(_LEAST_DISK_BYTES, usage.total * _LEAST_DISK_RATIO):
+            return _warning(message, f"make room: `df -h {directory}`; a full disk makes the cluster read-only")
+        return _ok(message)
+
+    async def _store(self) -> CheckResult:
+        if self._parts.store.problem:
+            return _failed(self._parts.store.problem, "see `df`, `journalctl -k`; it recovers by itself")
+        found = await self._parts.store.check()
+        if found != "ok":
+            return _failed(f"the store is damaged: {found}", "stop clusteraid and restore the store from a backup")
+        return _ok(f"{self._parts.store.path} is whole")
+
+
+async def _bounded(name: str, check: Check) -> CheckResult:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            result = await check()
+    except ClusterAIError as error:
+        result = _failed(str(error), error.advice)
+    except OSError as error:  # TimeoutError too
+        reason = str(error) or "it took too long"
+        result = _failed(f"the check could not be made ({reason})", "see `journalctl -u clusteraid`")
+    result.check = name
+    return result
+
+
+def _ok(message: str) -> CheckResult:
+    return CheckResult(outcome=CHECK_OUTCOME_OK, message=message)
+
+
+def _warning(message: str, fix: str) -> CheckResult:
+    return CheckResult(outcome=CHECK_OUTCOME_WARNING, message=message, fix=fix)
+
+
+def _failed(message: str, fix: str) -> CheckResult:
+    return CheckResult(outcome=CHECK_OUTCOME_FAILED, message=message, fix=fix)
+
+
+def _not_applicable(message: str) -> CheckResult:
+    return CheckResult(outcome=CHECK_OUTCOME_NOT_APPLICABLE, message=message)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

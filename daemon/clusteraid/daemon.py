@@ -1,0 +1,240 @@
+"""The daemon's composition root: all parts meet here, and are taken down in reverse order."""
+
+import asyncio
+import json
+import logging
+import signal
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clusterai.files import CannotWrite, write_atomic
+from clusterai.ids import PoolName
+from clusterai.logs import configure_logs
+from clusterai.program import Notifier, feed_watchdog, stop_requested
+from clusterai.units import Units, UnitsConfig, open_units
+from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
+from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
+from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
+from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
+from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
+from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
+from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
+from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
+from clusteraid.addresses import Reach, own_hosts
+from clusteraid.announce import Announcement, Announcer
+from clusteraid.authority import Authority
+from clusteraid.checks import CheckedParts, Checks
+from clusteraid.config import DaemonConfig, load_config
+from clusteraid.drain import Drains
+from clusteraid.entrance import build_entrance
+from clusteraid.events import Events
+from clusteraid.holds import Holds
+from clusteraid.idle_pool import IdlePool
+from clusteraid.local_node import LocalNode
+from clusteraid.machine_units import MachineUnits
+from clusteraid.nodes import Counter, Nodes
+from clusteraid.plan import pool_plan
+from clusteraid.pool_port import PoolPort
+from clusteraid.reload import Reloader
+from clusteraid.removal import Removal
+from clusteraid.servicers.cluster import ClusterServicer
+from clusteraid.servicers.enrollment import EnrollmentServicer
+from clusteraid.servicers.event import EventServicer
+from clusteraid.servicers.node import NodeServicer
+from clusteraid.servicers.node_admin import NodeAdminServicer
+from clusteraid.servicers.operator import OperatorServicer
+from clusteraid.servicers.token import TokenServicer
+from clusteraid.servicers.unit import UnitServicer
+from clusteraid.servicers.worker import WorkerServicer
+from clusteraid.serving import AddServicer, Doors, Ports, serving
+from clusteraid.sessions import Sessions
+from clusteraid.status import AboutServer, Problems, StatusReport
+from clusteraid.store import Store
+from clusteraid.store_access import AccessStore
+from clusteraid.store_nodes import NodeStore
+from clusteraid.views import Views
+
+log = logging.getLogger(__name__)
+
+
+class _Stopped(Exception):
+    """Ends the task group when the daemon was asked to stop."""
+
+
+async def run(file: Path | None) -> None:
+    """Build the daemon, run until asked to stop, take it down in reverse order."""
+    config = load_config(file)
+    configure_logs(config.log.level.value)
+    stop, notifier = stop_requested(), Notifier()
+    async with AsyncExitStack() as parts:
+        parts.callback(notifier.close)
+        store = await parts.enter_async_context(Store.open(config.server.database))
+        units = await parts.enter_async_context(open_units(units_config(config)))
+        daemon = Daemon(file, config, store, units, notifier)
+        await daemon.load()
+        parts.push_async_callback(daemon.close)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await daemon.serve(tasks, stop)
+                raise _Stopped
+        except* _Stopped:
+            log.info("stopped")
+
+
+def units_config(config: DaemonConfig) -> UnitsConfig:
+    """Return how this machine's units are controlled."""
+    return UnitsConfig(
+        back_end=config.units.back_end.value,
+        state_directory=config.units.state_directory or config.server.state_directory / "units",
+        launch_directories={"clusterai-scheduler": config.pool.scheduler_directory},
+        stop_on_exit=config.units.stop_on_exit,
+    )
+
+
+class Daemon:
+    """All parts of the daemon."""
+
+    def __init__(
+        self, file: Path | None, config: DaemonConfig, store: Store, units: Units, notifier: Notifier
+    ) -> None:
+        self.config, self.store, self.control, self.notifier = config, store, units, notifier
+        self.problems = Problems()
+        self.reloader = Reloader(file, config, self.problems, notifier)
+        self.authority = Authority.open(
+            config.server.state_directory / "pki", lifetime=config.certificates.lifetime
+        )
+        self.access_store = AccessStore(store, self.authority.cluster_id)
+        self.node_store = NodeStore(store, self.authority.cluster_id)
+        self.events = Events(self.node_store)
+        self.plan = pool_plan(config.pool)
+        self.pool: PoolPort = IdlePool(self.plan, config.pool.scheduler_port)
+        self.units = MachineUnits(units, PoolName(config.pool.name))
+        self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
+        self.file = file
+
+    async def load(self) -> None:
+        """Read what the store knows, and build what depends on it."""
+        numbers = Counter(await self.node_store.begin_era())
+        await self.events.load()
+        self.entrance = await build_entrance(self.access_store, self.authority, self.events)
+        self.nodes = Nodes(self.node_store, self.events, self.plan, self.pool.spec, numbers)
+        self.sessions = Sessions(self.nodes, self.events, self.config.session, self.reach.cluster, numbers)
+        self.local_node = LocalNode(self.config.local_node, self.entrance.tokens, self.nodes, self.problems)
+        self.holds = Holds(self.nodes, self.pool)
+        self.views = Views(self.nodes, self.pool, self.plan.environment)
+        await self.nodes.load()
+        self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
+        self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
+        self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
+        self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
+
+    async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        """Start the background work, open the doors, and run until asked to stop."""
+        self.drains = Drains(self.nodes, self.node_store, self.pool, self.events, tasks)
+        self.announcer = Announcer(self.problems)
+        self._start_background(tasks)
+        server = self.config.server
+        async with AsyncExitStack() as open_parts:
+            ports = Ports(server.port, server.enrollment_port)
+            ports = await open_parts.enter_async_context(serving(self._doors(), server.listen, ports, server.socket))
+            self.reach.opened(ports.cluster, ports.enrollment)
+            self._write_ports(ports)
+            if self.config.discovery.announce:
+                await open_parts.enter_async_context(self.announcer.announced(self._announcement()))
+            self.drains.resume()
+            self.notifier.ready(self.report.line())
+            await stop.wait()
+            self.notifier.stopping()
+            await self.sessions.shut_down()
+
+    async def close(self) -> None:
+        """Write what waits to be written."""
+        self.holds.close()
+        await self.nodes.save_facts()
+        await self.events.close()
+
+    def _start_background(self, tasks: asyncio.TaskGroup) -> None:
+        hangup = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+        about = AboutServer(
+            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach.cluster
+        )
+        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
+        work = {
+            "silence": self.sessions.watch(),
+            "events": self.events.keep_saving(),
+            "facts": self.nodes.keep_saving_facts(),
+            "certificate": self.entrance.certificate.keep_fresh(),
+            "local node": self.local_node.keep_token(),
+            "status": self.report.keep_telling(self.notifier),
+            "reload": self.reloader.keep_reloading(hangup),
+            "watchdog": feed_watchdog(self.notifier),
+        }
+        for name, coroutine in work.items():
+            tasks.create_task(coroutine, name=name)
+
+    def _doors(self) -> Doors:
+        """Return what is served where."""
+        entrance = self.entrance
+        enrollment = EnrollmentServicer(
+            entrance.enrollment, entrance.approvals, self.authority.ca_pem, self.reach.cluster
+        )
+        return Doors(
+            entrance.access,
+            self._services(),
+            (partial(add_EnrollmentServiceServicer_to_server, enrollment),),
+            entrance.certificate.server_credentials(require_client=True),
+            entrance.certificate.server_credentials(require_client=False),
+        )
+
+    def _services(self) -> tuple[AddServicer, ...]:
+        """Return the services of the mTLS port and the local socket."""
+        entrance, authority, nodes = self.entrance, self.authority, self.nodes
+        removal = Removal(nodes, self.node_store, self.drains, authority, entrance.revocations)
+        node = NodeServicer(self.sessions, nodes, authority, entrance.renewals, self.plan)
+        admin = NodeAdminServicer(
+            nodes, self.views, entrance.approvals, self.drains, removal,
+            lambda: self.reloader.config.drain.deadline_seconds,
+        )
+        worker = WorkerServicer(self.views, authority, self.plan, self.events, self._scheduler_address)
+        servicers: tuple[tuple[Any, Any], ...] = (
+            (add_NodeServiceServicer_to_server, node),
+            (add_NodeAdminServiceServicer_to_server, admin),
+            (add_ClusterServiceServicer_to_server, ClusterServicer(self.report, self._checks(), entrance.approvals)),
+            (add_EventServiceServicer_to_server, EventServicer(self.events)),
+            (add_WorkerServiceServicer_to_server, worker),
+            (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
+            (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
+            (
+                add_OperatorServiceServicer_to_server,
+                OperatorServicer(entrance.operators, entrance.renewals, authority.ca_pem),
+            ),
+        )
+        return tuple(partial(add, servicer) for add, servicer in servicers)
+
+    def _checks(self) -> Checks:
+        return Checks(
+            CheckedParts(
+                self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
+                self.pool, self.plan, self.problems, self.announcer.check,
+            )
+        )
+
+    def _scheduler_address(self) -> str:
+        host = self.reach.hosts[0]
+        return self.pool.spec().scheduler_address.replace("//:", f"//[{host}]:" if ":" in host else f"//{host}:")
+
+    def _announcement(self) -> Announcement:
+        reach = self.reach
+        return Announcement(self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port)
+
+    def _write_ports(self, ports: Ports) -> None:
+        """Write the real ports where others on this machine can find them; a full disk is no reason not to run."""
+        values = {"port": ports.cluster, "enrollment_port": ports.enrollment}
+        try:
+            write_atomic(self.config.server.state_directory / "ports.json", json.dumps(values).encode())
+        except CannotWrite as error:
+            log.warning("%s", error)

@@ -1,0 +1,66 @@
+"""The server computes too: a join token for its own agent, in a file that only that agent can read."""
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from clusterai.files import CannotWrite, write_atomic
+from clusteraid.config import LocalNodeConfig
+from clusteraid.join_tokens import JoinTokens, TokenRequest
+from clusteraid.nodes import Nodes
+from clusteraid.ports import Enrolment, Role
+from clusteraid.status import Problems
+from clusteraid.store import StoreUnavailable
+
+log = logging.getLogger(__name__)
+CREATED_BY = "local node"
+_RENEW_SECONDS = 600.0  # before the token's 15 minutes are over
+_RETRY_SECONDS = 10.0
+_FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
+
+
+class LocalNode:
+    """Keeps a fresh token in the file until the server's own agent has joined; once per cluster."""
+
+    def __init__(self, config: LocalNodeConfig, tokens: JoinTokens, nodes: Nodes, problems: Problems) -> None:
+        self._config, self._tokens, self._nodes, self._problems = config, tokens, nodes, problems
+        self._token_id = ""
+        self._joined = asyncio.Event()
+
+    def node_enrolled(self, enrolment: Enrolment) -> None:
+        """Listen to enrolments: once the own agent has joined, the token is gone."""
+        if enrolment.role is Role.NODE and enrolment.token_id and enrolment.token_id == self._token_id:
+            self._joined.set()
+            self._remove()
+
+    async def keep_token(self) -> None:
+        """Keep the token fresh until it was used; the file goes with the daemon."""
+        if not self._config.enroll or any(node.admitted_by == CREATED_BY for node in self._nodes):
+            self._remove()
+            return
+        try:
+            while not self._joined.is_set():
+                wait = _RENEW_SECONDS if await self._renew() else _RETRY_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._joined.wait(), wait)
+        finally:
+            self._remove()
+
+    async def _renew(self) -> bool:
+        """Put a new token into the file; false when that is not possible now."""
+        try:
+            token, record = await self._tokens.create(TokenRequest(created_by=CREATED_BY))
+            self._token_id = record.token_id
+            write_atomic(self._config.token_file, f"{token}\n".encode(), _FILE_MODE)
+        except (CannotWrite, StoreUnavailable) as error:
+            if not self._problems.find("local node"):
+                log.warning("the server's own agent cannot join: %s; %s", error, error.advice)
+            self._problems.set("local node", f"the server's own agent cannot join: {error}")
+            return False
+        self._problems.set("local node", "")
+        return True
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            Path(self._config.token_file).unlink(missing_ok=True)

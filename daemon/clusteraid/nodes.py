@@ -1,0 +1,231 @@
+"""The cluster's nodes in memory: their states, what they last said, and what they shall run."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from clusterai.errors import ClusterAIError, Status
+from clusterai.ids import NodeId
+from clusterai.v1.node_admin_pb2 import Node as WireNode
+from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
+from clusterai.v1.types_pb2 import NodeFacts, Sample
+from clusteraid.planner import judge, plan_workers
+from clusteraid.pool_port import PoolPlan
+from clusteraid.ports import Enrolment, EventLog, Role
+from clusteraid.registry import Desired, Event, Judged, Link, NodeEntry, State, next_entry
+from clusteraid.store import StoreUnavailable
+from clusteraid.store_nodes import NodeRecord, NodeStore
+
+log = logging.getLogger(__name__)
+_ERA_BITS = 24
+_SAVE_FACTS_SECONDS = 5.0
+
+
+class NoSuchNode(ClusterAIError):
+    code, status = "no-such-node", Status.NOT_FOUND
+    message = "there is no node {node_id}"
+    hint = "`clusteractl node list` shows all nodes"
+
+
+class SpecChannel(Protocol):
+    """Where a node hears what it shall run."""
+
+    def send_spec(self, spec: NodeSpec) -> None:
+        """Tell it."""
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One node. `entry` is decided by the registry; the rest is what was heard. `heard_at` is monotonic."""
+
+    entry: NodeEntry
+    created_at: float
+    facts: NodeFacts
+    certificate_not_after: float
+    since: float
+    heard_at: float
+    drain_deadline: float = 0.0
+    admitted_by: str = ""
+    heard_once: bool = False
+    status: NodeStatus = field(default_factory=NodeStatus)
+    sample: Sample | None = None
+    spec: NodeSpec = field(default_factory=NodeSpec)
+    session: SpecChannel | None = None
+    address: str = ""
+    clock_skew: float = 0.0
+    wire: WireNode | None = None  # what does not change with each heartbeat, in the form in which it is listed
+
+    @property
+    def node_id(self) -> NodeId:
+        """Its name."""
+        return self.entry.node_id
+
+
+class Counter:
+    """Numbers that grow, over restarts of the daemon too: an era for each start, and a count within it."""
+
+    def __init__(self, era: int) -> None:
+        self._last = era << _ERA_BITS
+
+    def next(self) -> int:
+        """Return the next number."""
+        self._last += 1
+        return self._last
+
+
+class Nodes:
+    """All nodes. Every change of an entry goes through `apply`."""
+
+    def __init__(
+        self, store: NodeStore, events: EventLog, plan: PoolPlan, pool_spec: Callable[[], object], numbers: Counter
+    ) -> None:
+        self._store, self._events, self._plan, self._pool_spec, self._numbers = store, events, plan, pool_spec, numbers
+        self._nodes: dict[NodeId, Node] = {}
+        self._listeners: list[Callable[[Node], None]] = []
+        self._unsaved_facts: dict[NodeId, bytes] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    async def load(self) -> None:
+        """Read the nodes of the store; once at start. Each has one full grace time to come back."""
+        for record in await self._store.list_nodes():
+            self._add(record)
+
+    def find(self, node_id: str) -> Node:
+        """Return the node, or raise NoSuchNode."""
+        node = self._nodes.get(NodeId(node_id))
+        if node is None:
+            raise NoSuchNode(node_id=repr(node_id[:64]))
+        return node
+
+    def on_changed(self, listener: Callable[[Node], None]) -> None:
+        """Call the listener after each change of a node's entry, and when a node comes or goes."""
+        self._listeners.append(listener)
+
+    def node_enrolled(self, enrolment: Enrolment) -> None:
+        """Listen to enrolments: a node that joins is there at once; one that joins again keeps its record."""
+        if enrolment.role is not Role.NODE:
+            return
+        known = self._nodes.get(NodeId(enrolment.name))
+        if known is not None:
+            known.certificate_not_after, known.wire = enrolment.certificate.not_after, None
+            return
+        record = NodeRecord(
+            NodeId(enrolment.name), enrolment.at, enrolment.facts,
+            certificate_not_after=enrolment.certificate.not_after,
+        )
+        self._changed(self._add(record))
+        self._events.note("node-joined", enrolment.name, f"{enrolment.name} joined the cluster")
+
+    def certificate_renewed(self, node_id: str, not_after: float) -> None:
+        """Note the end of a node's newest certificate."""
+        node = self.find(node_id)
+        node.certificate_not_after, node.wire = not_after, None
+
+    def remove(self, node: Node) -> None:
+        """Forget the node; the store has done so already."""
+        self._nodes.pop(node.node_id, None)
+        self._unsaved_facts.pop(node.node_id, None)
+        self._events.note("node-removed", node.node_id, f"{node.node_id} was removed from the cluster")
+        self._changed(node)
+
+    def apply(self, node: Node, event: Event) -> None:
+        """Let the registry decide, and do what follows: since when, the event, the spec, the listeners."""
+        before, after = node.entry, next_entry(node.entry, event)
+        if after is before:
+            return
+        node.entry, node.wire = after, None
+        if after.state is not before.state:
+            node.since = time.time()
+            sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
+            self._events.note(f"node-{after.state.value}", node.node_id, sentence)
+        self.update_spec(node)
+        self._changed(node)
+
+    def facts_received(self, node: Node, facts: NodeFacts) -> None:
+        """Take over what the node says about itself; on disk it is written behind."""
+        node.clock_skew = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0
+        facts.ClearField("clock_unix_seconds")
+        if facts != node.facts:
+            self._unsaved_facts[node.node_id] = facts.SerializeToString(deterministic=True)
+        node.facts, node.wire = facts, None
+
+    def status_received(self, node: Node, status: NodeStatus) -> None:
+        """Take over what the node observed, and compare it with the pool."""
+        node.status, node.wire = status, None
+        self.judge(node)
+
+    def judge(self, node: Node) -> None:
+        """Compare the node with what the pool needs; its spec follows."""
+        misfit = judge(node.facts, self._plan.environment, node.status.environment, self._plan.name)
+        self.apply(node, Judged(misfit))
+        self.update_spec(node)
+
+    def update_spec(self, node: Node) -> None:
+        """Work out what the node shall run; when that changed, give it a new generation and tell the node."""
+        spec = self._planned(node)
+        spec.generation = node.spec.generation
+        if spec == node.spec and spec.generation:
+            return
+        spec.generation = self._numbers.next()
+        node.spec = spec
+        if node.session is not None:
+            node.session.send_spec(spec)
+
+    def counts(self) -> dict[State, int]:
+        """Return how many nodes are in each state that occurs."""
+        counts: dict[State, int] = {}
+        for node in self:
+            counts[node.entry.state] = counts.get(node.entry.state, 0) + 1
+        return counts
+
+    async def keep_saving_facts(self) -> None:
+        """Write changed facts to the store, for ever; while it cannot be written they wait."""
+        while True:
+            await asyncio.sleep(_SAVE_FACTS_SECONDS)
+            await self.save_facts()
+
+    async def save_facts(self) -> None:
+        """Write changed facts to the store."""
+        facts, self._unsaved_facts = self._unsaved_facts, {}
+        if not facts:
+            return
+        try:
+            await self._store.save_facts(facts)
+        except StoreUnavailable:
+            self._unsaved_facts = facts | self._unsaved_facts
+
+    def _planned(self, node: Node) -> NodeSpec:
+        entry = node.entry
+        spec = NodeSpec(build_environment=entry.misfit is None)
+        if entry.misfit is not None:
+            spec.reason = f"incompatible: {entry.misfit.reason}"
+        elif entry.desired is Desired.DRAINED:
+            spec.reason = "drained"
+        if entry.misfit is None:
+            spec.pool.CopyFrom(self._pool_spec())  # type: ignore[arg-type]
+        if entry.may_run_workers:
+            spec.workers.extend(plan_workers(node.node_id, node.facts))
+        return spec
+
+    def _add(self, record: NodeRecord) -> Node:
+        now = asyncio.get_running_loop().time()
+        entry = NodeEntry(record.node_id, Desired(record.desired), Link.BROKEN)
+        node = Node(
+            entry, record.created_at, NodeFacts.FromString(record.facts), record.certificate_not_after,
+            since=time.time(), heard_at=now, drain_deadline=record.drain_deadline, admitted_by=record.admitted_by,
+        )
+        self._nodes[record.node_id] = node
+        self.update_spec(node)
+        return node
+
+    def _changed(self, node: Node) -> None:
+        for listener in self._listeners:
+            listener(node)

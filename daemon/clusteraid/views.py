@@ -1,0 +1,146 @@
+"""Nodes and workers in the form in which they are listed; what the agent and the scheduler say of a worker, as one."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+
+from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse
+from clusterai.v1.node_admin_pb2 import Node as WireNode
+from clusterai.v1.types_pb2 import (
+    WORKER_STATE_FAILED,
+    WORKER_STATE_HELD,
+    WORKER_STATE_REGISTERED,
+    WORKER_STATE_RUNNING,
+    EnvironmentSpec,
+    NodeFacts,
+    WorkerStatus,
+)
+from clusteraid.approvals import Waiting
+from clusteraid.nodes import Node, Nodes
+from clusteraid.planner import owner_of
+from clusteraid.pool_port import PoolPort, RegisteredWorker
+
+_REGISTER_SECONDS = 20.0  # a worker that runs longer than this and is not registered has failed
+_UNREGISTERED = (
+    "its process runs, but the scheduler does not know it: see `clusteractl logs --node {node} --unit {unit}`"
+)
+
+
+class Views:
+    """Makes wire messages of nodes; what heartbeats do not change is kept from one listing to the next."""
+
+    def __init__(self, nodes: Nodes, pool: PoolPort, environment: EnvironmentSpec) -> None:
+        self._nodes, self._pool, self._environment = nodes, pool, environment
+        self._registered: dict[str, tuple[RegisteredWorker, ...]] = {}
+        pool.on_changed(self._pool_changed)
+
+    def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool) -> ListNodesResponse:
+        """Return all nodes by name, then those that wait for approval."""
+        response = ListNodesResponse()
+        offset = time.time() - asyncio.get_running_loop().time()
+        for node in sorted(self._nodes, key=lambda node: node.node_id):
+            wire = self._wire(node, offset)
+            if with_samples and node.sample is not None:
+                response.nodes.add().CopyFrom(wire)
+                response.nodes[-1].sample.CopyFrom(node.sample)
+            else:
+                response.nodes.append(wire)
+        response.nodes.extend(pending(entry) for entry in waiting)
+        return response
+
+    def node(self, node: Node) -> WireNode:
+        """Return one node with everything that is known of it."""
+        wire = WireNode()
+        wire.CopyFrom(self._wire(node, time.time() - asyncio.get_running_loop().time()))
+        if node.sample is not None:
+            wire.sample.CopyFrom(node.sample)
+        return wire
+
+    def workers(self) -> list[WorkerStatus]:
+        """Return all workers: those that nodes run, and those that only the scheduler knows."""
+        offset = time.time() - asyncio.get_running_loop().time()
+        listed = [worker for node in self._nodes for worker in self._wire(node, offset).workers]
+        known = {worker.worker_name for worker in listed}
+        strangers = (worker for name, worker in self._pool.workers.items() if name not in known)
+        listed.extend(_registered_only(worker) for worker in strangers)
+        return sorted(listed, key=lambda worker: (worker.node_id, worker.worker_name))
+
+    def _wire(self, node: Node, offset: float) -> WireNode:
+        """Return the node's kept message, with the time when it was last heard made new."""
+        wire = node.wire
+        if wire is None:
+            wire = self._made(node)
+            if all(worker.state != WORKER_STATE_RUNNING for worker in wire.workers):  # that state ends with time
+                node.wire = wire
+        wire.last_heard_unix_seconds = node.heard_at + offset if node.heard_once else 0.0
+        return wire
+
+    def _made(self, node: Node) -> WireNode:
+        entry = node.entry
+        wire = WireNode(
+            node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
+            facts=node.facts, since_unix_seconds=node.since, address=node.address, clock_skew_seconds=node.clock_skew,
+            certificate_expires_unix_seconds=node.certificate_not_after, pool_name=node.spec.pool.pool_name,
+        )
+        if node.status.environment.environment_hash == self._environment.environment_hash:
+            wire.environment.CopyFrom(node.status.environment)
+        registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
+        held = not entry.may_work
+        wire.workers.extend(merged(node.node_id, worker, registered, held=held) for worker in node.status.workers)
+        reported = {worker.worker_name for worker in node.status.workers}
+        wire.workers.extend(_registered_only(worker) for name, worker in registered.items() if name not in reported)
+        return wire
+
+    def _pool_changed(self) -> None:
+        """Find out whose workers changed; only those nodes' messages are made anew."""
+        grouped: dict[str, tuple[RegisteredWorker, ...]] = {}
+        for worker in self._pool.workers.values():
+            owner = owner_of(worker.name)
+            grouped[owner] = (*grouped.get(owner, ()), worker)
+        for node in self._nodes:
+            if grouped.get(node.node_id) != self._registered.get(node.node_id):
+                node.wire = None
+        self._registered = grouped
+
+
+def pending(entry: Waiting) -> WireNode:
+    """Return a machine that waits for approval, as a node."""
+    facts = NodeFacts.FromString(entry.admission.facts)
+    return WireNode(
+        node_id=entry.name, state=NODE_STATE_PENDING, reason="waits for approval", facts=facts,
+        hint=f"compare the code with what the node shows, then `clusteractl node approve {entry.name}`",
+        since_unix_seconds=entry.since, address=entry.admission.address, approval_code=entry.code,
+    )
+
+
+def merged(
+    node_id: str, reported: WorkerStatus, registered: Mapping[str, RegisteredWorker], *, held: bool
+) -> WorkerStatus:
+    """Return what the node reports of a worker, completed with what the scheduler knows of it."""
+    worker = WorkerStatus()
+    worker.CopyFrom(reported)
+    worker.node_id = node_id
+    known = registered.get(worker.worker_name)
+    if known is not None:
+        _add_registered(worker, known)
+        if held:
+            worker.state = WORKER_STATE_HELD
+    elif worker.state == WORKER_STATE_RUNNING and time.time() - worker.since_unix_seconds > _REGISTER_SECONDS:
+        worker.state = WORKER_STATE_FAILED
+        unit = f"clusterai-worker@{worker.worker_name}"
+        worker.reason = worker.reason or _UNREGISTERED.format(node=node_id, unit=unit)
+    return worker
+
+
+def _registered_only(known: RegisteredWorker) -> WorkerStatus:
+    worker = WorkerStatus(worker_name=known.name, node_id=owner_of(known.name))
+    _add_registered(worker, known)
+    return worker
+
+
+def _add_registered(worker: WorkerStatus, known: RegisteredWorker) -> None:
+    worker.state = WORKER_STATE_REGISTERED
+    worker.reason = ""
+    worker.thread_count, worker.memory_limit_bytes = known.threads, known.memory_limit
+    worker.running_task_count, worker.stored_bytes = known.processing, known.nbytes
+    worker.dask_address = known.address
