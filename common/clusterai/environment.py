@@ -125,8 +125,8 @@ def remove_others(root: Path, keep: Collection[str]) -> tuple[str, ...]:
         if directory.name not in keep and _is_ours(directory):
             with contextlib.suppress(EnvironmentBusy), _claimed(directory):
                 _clear(directory)
+                _remove_empty(directory)
                 removed.append(directory.name)
-            _remove_empty(directory)
     return tuple(removed)
 
 
@@ -154,8 +154,8 @@ async def build(directory: Path, lock_text: str, python: Path, *, index: IndexCo
         finally:
             if read_complete(directory) is None:
                 await asyncio.to_thread(_clear, directory)
+                _remove_empty(directory)
             (directory / _BUILDING).unlink(missing_ok=True)
-            _remove_empty(directory)
 
 
 @contextlib.asynccontextmanager
@@ -257,7 +257,10 @@ class _Build:
 
     async def _make_venv(self) -> None:
         await self._run([str(self._source), "-I", "-m", "venv", str(self._directory)])
-        self._minor = next((self._directory / "lib").glob("python3.*")).name.removeprefix("python")
+        found = next((self._directory / "lib").glob("python3.*"), None)
+        if found is None:
+            raise EnvironmentBuildFailed(f"{self._source} made no virtual environment", "reinstall that Python")
+        self._minor = found.name.removeprefix("python")
         self._tell(_VENV_DONE, "reading the lock")
 
     async def _install(self) -> None:
@@ -314,7 +317,8 @@ class _Build:
     def _variables(self) -> dict[str, str]:
         """Ours, so that proxies and PIP_* reach pip, without what would install elsewhere or from source."""
         variables = {name: value for name, value in os.environ.items() if name not in _IN_THE_WAY}
-        variables.setdefault("PIP_RETRIES", "2")
+        if variables.get("PIP_RETRIES", "0") == "0":
+            variables["PIP_RETRIES"] = "2"  # without any, pip does not tell a dead index from a missing package
         variables.setdefault("PIP_DEFAULT_TIMEOUT", "30")
         return variables | {"TMPDIR": str(self._directory / ".tmp"), "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 

@@ -77,7 +77,7 @@ def explain(lines: Sequence[str], directory: object, minor: str) -> EnvironmentB
     text = "\n".join(lines)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return DiskFull(directory)
-    if "ensurepip is not available" in text or re.search(r"No module named '?(venv|ensurepip)\b", text):
+    if re.search(r"ensurepip is not\s+available", text) or re.search(r"No module named '?(venv|ensurepip)\b", text):
         return VenvMissing(minor)
     if mismatch := re.search(r"DO NOT MATCH THE HASHES.*?\n\s+(\S+)", text, re.DOTALL):
         return HashMismatch(mismatch[1])
