@@ -52,6 +52,7 @@ class Admission:
     facts: bytes
     clock: float
     address: str
+    suggested_name: str = ""  # for a node that asks for no name with a token that is for any
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Enrollment:
             self._attempts.count(admission.address)
             self._events.note("join-refused", admission.address, str(error))
             raise
-        name = _name(token, admission.name)
+        name = _name(token, admission)
         self.check_clock(admission.clock)
         grant = await self._admit(name, token.role, admission, token)
         self._events.note("token-used", token_id, f"{token.role.value} {name} joined from {admission.address}")
@@ -150,12 +151,14 @@ class Enrollment:
             listener(enrolment)
 
 
-def _name(token: TokenRecord, asked: str) -> str:
+def _name(token: TokenRecord, admission: Admission) -> str:
     """The name that the token and the request agree on."""
-    parse = parse_node_id if token.role is Role.NODE else parse_operator_name
-    if not asked and not token.bound_name:
+    is_node = token.role is Role.NODE
+    parse = parse_node_id if is_node else parse_operator_name
+    asked = admission.name or token.bound_name or (admission.suggested_name if is_node else "")
+    if not asked:
         raise NameMissing(token_id=token.token_id)
-    name = parse(asked or token.bound_name)
+    name = parse(asked)
     if token.bound_name and name != token.bound_name:
         raise OtherName(token_id=token.token_id, bound_name=token.bound_name, name=name)
     return name

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from clusterai.errors import BadRequest, TimedOut
+from clusterai.ids import suggest_node_id
 from clusterai.v1 import enrollment_pb2 as pb
 from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceServicer
 from clusterai.v1.types_pb2 import NodeFacts
@@ -54,7 +55,8 @@ class EnrollmentServicer(EnrollmentServiceServicer):
 
 
 def _admission(name: str, csr_der: bytes, facts: NodeFacts, clock: float) -> Admission:
-    return Admission(name, csr_der, facts.SerializeToString(), clock, CURRENT_CALLER.get().address)
+    suggested = suggest_node_id(facts.hostname) if facts.hostname else ""
+    return Admission(name, csr_der, facts.SerializeToString(), clock, CURRENT_CALLER.get().address, suggested)
 
 
 async def _step(requests: AsyncIterator[pb.RequestApprovalRequest], step: str) -> pb.RequestApprovalRequest:
