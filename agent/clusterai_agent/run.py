@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -55,6 +56,7 @@ async def run(config: AgentConfig) -> None:
         parts.callback(report.remove)
         nvml = Nvml()
         parts.callback(nvml.close)
+        sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # or dbus-fast loads GLib, 4 MB that nobody uses
         units = await parts.enter_async_context(open_units(units_config(config)))
         facts = await asyncio.to_thread(read_facts, config, nvml, available_minors)
         agent = Agent(config, Machine(units, facts, nvml), report)

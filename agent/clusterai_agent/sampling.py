@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 SLOW_SECONDS = 0.1  # a quick collector that takes longer is reported
 STUCK_SECONDS = 20.0  # a slow collector that has not come back by then is reported
 _REASON_LIMIT = 200
-_PAUSE = 1.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 60.0
 _FAILURES = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError)
 
 
@@ -57,7 +57,8 @@ class Sampler:
             for slow in self._slow:
                 if self._clock() >= slow.due:
                     await self._refresh(slow)
-            await asyncio.sleep(_PAUSE)
+            next_due = min((slow.due for slow in self._slow), default=self._clock() + _LONGEST_PAUSE)
+            await asyncio.sleep(max(_SHORTEST_PAUSE, next_due - self._clock()))
 
     async def _refresh(self, slow: _Slow) -> None:
         slow.running_since = self._clock()
