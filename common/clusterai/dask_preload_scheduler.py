@@ -186,7 +186,7 @@ class _Connection:
     """One peer on the control socket, and the long requests that it waits for."""
 
     writer: asyncio.StreamWriter
-    requests: set["asyncio.Task[None]"] = field(default_factory=set)
+    requests: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a line; a peer that does not read is dropped rather than kept in memory."""
@@ -197,9 +197,10 @@ class _Connection:
 
     async def close(self) -> None:
         """Give up what it waits for, and the connection."""
-        for request in tuple(self.requests):
+        going = tuple(self.requests.values())
+        for request in going:
             request.cancel()
-        await asyncio.gather(*self.requests, return_exceptions=True)
+        await asyncio.gather(*going, return_exceptions=True)
         self.writer.close()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
@@ -279,12 +280,17 @@ class Control:
             message = None
         if not isinstance(message, dict) or type(message.get("id")) is not int:
             connection.send({"id": 0, "ok": False, "error": "not a request: a JSON object with an id"})
-        elif len(connection.requests) >= _REQUESTS:
+        elif message.get("op") == "cancel":
+            if (request := connection.requests.get(_number(message.get("request")))) is not None:
+                request.cancel()
+            connection.send({"id": message["id"], "ok": True})
+        elif len(connection.requests) >= _REQUESTS or message["id"] in connection.requests:
             connection.send({"id": message["id"], "ok": False, "error": "too many requests at once"})
         else:
+            number = message["id"]
             request = asyncio.create_task(self._answer(connection, message), name="clusterai control request")
-            connection.requests.add(request)
-            request.add_done_callback(connection.requests.discard)
+            connection.requests[number] = request
+            request.add_done_callback(lambda _: connection.requests.pop(number, None))
 
     async def _answer(self, connection: _Connection, message: dict[str, Any]) -> None:
         number = message["id"]
@@ -319,6 +325,10 @@ class Control:
 
     async def _ping(self, _: list[str], __: dict[str, Any], ___: Progress) -> dict[str, Any]:
         return {"ok": True}
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def _names(message: dict[str, Any]) -> list[str]:

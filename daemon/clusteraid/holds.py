@@ -15,7 +15,7 @@ class Holds:
 
     def __init__(self, nodes: Nodes, pool: PoolPort) -> None:
         self._nodes, self._pool = nodes, pool
-        self._told: frozenset[str] = frozenset()
+        self._told: frozenset[str] | None = None  # the scheduler may still hold some for an earlier daemon
         self._timer: asyncio.TimerHandle | None = None
         nodes.on_changed(self._node_changed)
         pool.on_changed(self._soon)
