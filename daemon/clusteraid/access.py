@@ -40,7 +40,13 @@ ROLES: Mapping[str, frozenset[Role]] = {
 class Denied(ClusterAIError):
     code, status = "denied", Status.DENIED
     message = "{caller} has the role {role} and may not call {method}"
-    hint = "it takes the role {needed}: on the server, as root, run the command, or `clusteractl token create --role`"
+    hint = "it takes the role {needed}: run it on the server as root, or `clusteractl login` with a token of that role"
+
+
+class NotInTable(Denied):
+    code = "not-in-table"
+    message = "{caller} called {method}, which nobody may call here"
+    hint = "both sides may run different versions: compare with `clusteractl version`"
 
 
 class NotIdentified(ClusterAIError):
@@ -101,10 +107,11 @@ class Access:
             Revoked: the certificate is on the deny-list, or its operator is no more.
             Denied: the role may not call this method.
         """
-        caller = self._caller(listener, peer, auth_context)
-        allowed = ROLES.get(method, frozenset())
+        caller, allowed = self._caller(listener, peer, auth_context), ROLES.get(method)
+        if allowed is None:
+            raise NotInTable(caller=caller.name, method=method[:120])
         if caller.role not in allowed:
-            needed = " or ".join(sorted(role.value for role in allowed)) or "of nobody"
+            needed = " or ".join(sorted(role.value for role in allowed))
             raise Denied(caller=caller.name, role=caller.role.value, method=method[:120], needed=needed)
         return caller
 

@@ -20,6 +20,7 @@ from clusteraid.approvals import Approvals
 from clusteraid.attempts import Attempts
 from clusteraid.authority import Authority, DaemonCertificate, Renewals
 from clusteraid.enrollment import Admission, Enrollment
+from clusteraid.interceptors import Boundary
 from clusteraid.join_tokens import JoinTokens, TokenRequest
 from clusteraid.operators import Operators
 from clusteraid.ports import Role
@@ -30,7 +31,6 @@ from clusteraid.servicers.token import TokenServicer
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
-from support.boundary import Boundary
 
 
 class Notes:
