@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ async def enroll_all(address: str, ca_pem: bytes, token: JoinToken, count: int) 
                 csr_der=new_csr(key),
                 node_name=name,
                 facts=facts(name),
+                clock_unix_seconds=time.time(),
             )
             async with limit:
                 response = await stub.Enroll(request, timeout=_CALL_SECONDS)
