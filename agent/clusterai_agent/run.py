@@ -14,7 +14,6 @@ from typing import Any
 
 from clusterai.errors import ClusterAIError
 from clusterai.files import read_limited
-from clusterai.ids import suggest_node_id
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.pythons import available_minors
 from clusterai.tokens import JoinToken
@@ -129,8 +128,8 @@ class Agent:
         from clusterai_agent.joining import join_with_token, keep  # once in a machine's life
 
         facts = refresh(self._machine.facts)
-        name = self._config.node.name or suggest_node_id(facts.hostname)
-        server, enrolled = await join_with_token([self._config.server.local_address], token, name, facts)
+        address, name = self._config.server.local_address, self._config.node.name
+        server, enrolled = await join_with_token([address], token, name, facts)
         membership = keep(self._home, server, enrolled)
         log.info("joined the server on this machine as node %s", membership.node_id)
 

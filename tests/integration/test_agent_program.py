@@ -6,8 +6,6 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clusterai.v1.node_pb2 import Farewell, LogRequest, NodeSpec
@@ -20,66 +18,16 @@ from clusterai.v1.types_pb2 import (
     WorkerStatus,
 )
 from clusterai_agent.home import Home
+from support.agent_program import agent, command, said, variables
 from support.node_daemon import NodeDaemon, agent_toml
 from support.waiting import until
 
 GIB = 1 << 30
-ROOT = Path(__file__).resolve().parents[2]
 WORKER = """#!/usr/bin/python3 -I
 import sys, time
 print("a worker begins", *sys.argv[1:], flush=True)
 time.sleep(600)
 """
-
-
-class AgentProgram:
-    """One `clusterai-agent run`."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.process, self._log = process, log
-
-    @property
-    def log(self) -> str:
-        """What it said on stderr."""
-        return self._log.read_text()
-
-    async def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        await self.process.wait()
-
-
-def command(config: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "clusterai_agent", "--config", str(config), *arguments]
-
-
-def variables() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("common", "agent"))}
-
-
-@asynccontextmanager
-async def agent(config: Path) -> AsyncIterator[AgentProgram]:
-    """Run the agent; stop it at the end of the block unless it is gone."""
-    log = config.with_name("agent.log")
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*command(config, "run"), env=variables(), stderr=output)
-    try:
-        yield AgentProgram(process, log)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            async with asyncio.timeout(20):
-                await process.wait()
-
-
-async def said(config: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run a command of the agent to its end; return exit code, stdout and stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *command(config, *arguments), env=variables(), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, output.decode(), errors.decode()
 
 
 def pretend_environment(directory: Path, daemon: NodeDaemon) -> None:
