@@ -37,10 +37,13 @@ ROLES: Mapping[str, frozenset[Role]] = {
 }
 
 
+_TO_GET_A_ROLE = ": run it on the server as root, or `clusteractl login` with a token of that role"
+
+
 class Denied(ClusterAIError):
     code, status = "denied", Status.DENIED
     message = "{caller} has the role {role} and may not call {method}"
-    hint = "it takes the role {needed}: run it on the server as root, or `clusteractl login` with a token of that role"
+    hint = "it takes the role {needed}{fix}"
 
 
 class NotInTable(Denied):
@@ -112,7 +115,8 @@ class Access:
             raise NotInTable(caller=caller.name, method=method[:120])
         if caller.role not in allowed:
             needed = " or ".join(sorted(role.value for role in allowed))
-            raise Denied(caller=caller.name, role=caller.role.value, method=method[:120], needed=needed)
+            fix = _TO_GET_A_ROLE if Role.ADMIN in allowed else ", which no person has: agents call it"
+            raise Denied(caller=caller.name, role=caller.role.value, method=method[:120], needed=needed, fix=fix)
         return caller
 
     def _caller(self, listener: Listener, peer: str, auth_context: Mapping[str, Sequence[bytes]]) -> Caller:
