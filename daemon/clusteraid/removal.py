@@ -7,7 +7,6 @@ from clusteraid.nodes import Node, Nodes
 from clusteraid.revocation import Revocations
 from clusteraid.store_nodes import NodeStore
 from clusteraid.uninterrupted import uninterrupted
-from clusteraid.uninterrupted import uninterrupted
 
 
 class Removal:
@@ -21,9 +20,6 @@ class Removal:
 
     async def remove(self, node: Node) -> None:
         """Remove the node; on disk it is gone, and refused, before this returns."""
-        await uninterrupted(self._remove(node))
-
-    async def _remove(self, node: Node) -> None:
         await uninterrupted(self._remove(node))
 
     async def _remove(self, node: Node) -> None:
