@@ -25,7 +25,8 @@ def packages() -> tuple[str, ...]:
 def image(release: str) -> Path:
     """Return the directory of the release's root file system; the first call builds it, in about a minute."""
     wanted = packages()
-    return cache.made_once(f"image-{release}", " ".join(wanted), lambda path: _make(release, wanted, path))
+    content = " ".join(wanted) + Path(__file__).read_text()
+    return cache.made_once(f"image-{release}", content, lambda path: _make(release, wanted, path))
 
 
 def _make(release: str, wanted: tuple[str, ...], path: Path) -> None:
@@ -41,6 +42,7 @@ def _make(release: str, wanted: tuple[str, ...], path: Path) -> None:
     (path / "etc/machine-id").write_text("")  # empty: a new id at first boot
     shutil.rmtree(path / "etc/apt/sources.list.d", ignore_errors=True)
     (path / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/srv/repository ./\n")
+    run(["systemctl", f"--root={path}", "mask", "networking.service", "ifupdown-pre.service"])
     run(["systemctl", f"--root={path}", "enable", "systemd-networkd"])
 
 

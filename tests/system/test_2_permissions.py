@@ -55,6 +55,7 @@ def test_the_agent_starts_restarts_and_stops_its_workers(node: Machine) -> None:
     ],
 )
 def test_the_agent_may_do_nothing_else(node: Machine, method: str, signature: str, values: tuple[str, ...]) -> None:
+    node.run(["systemctl", "start", WORKER])
     assert is_refused(call(node, "clusterai-agent", method, signature, *values))
 
 
@@ -89,7 +90,7 @@ def test_the_daemon_controls_its_scheduler_and_nothing_else(cluster: Cluster) ->
     finally:
         server.run(["systemctl", "stop", scheduler])
         server.run(["systemctl", "reset-failed", scheduler], check=False)
-    for unit in (WORKER, "ssh.service", "systemd-journald.service", "clusterai-scheduler@a/b.service"):
+    for unit in (WORKER, "clusterai-agent.service", "systemd-journald.service", "clusterai-scheduler@a/b.service"):
         assert call(server, "clusterai", "StartUnit", "ss", unit, "replace") != "", unit
     refused = call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient("ollama.service"))
     assert is_refused(refused)
