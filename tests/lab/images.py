@@ -10,6 +10,7 @@ from lab.commands import run
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}  # and the minor of their Python
 _BASE = ("systemd", "systemd-sysv", "dbus", "polkitd", "iproute2", "iputils-ping", "python3", "procps", "man-db")
+_MASKED = ("networking.service", "ifupdown-pre.service", "systemd-network-generator.service")  # nothing to do here
 _OURS = {"clusteraid", "clusteractl", "clusterai-agent", "python3-clusterai"}
 _OF_PYTHON = ("python3-grpcio", "python3-protobuf")  # ${python3:Depends} of python3-clusterai
 
@@ -42,7 +43,7 @@ def _make(release: str, wanted: tuple[str, ...], path: Path) -> None:
     (path / "etc/machine-id").write_text("")  # empty: a new id at first boot
     shutil.rmtree(path / "etc/apt/sources.list.d", ignore_errors=True)
     (path / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/srv/repository ./\n")
-    run(["systemctl", f"--root={path}", "mask", "networking.service", "ifupdown-pre.service"])
+    run(["systemctl", f"--root={path}", "mask", *_MASKED])
     run(["systemctl", f"--root={path}", "enable", "systemd-networkd"])
 
 
