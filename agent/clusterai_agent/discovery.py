@@ -20,7 +20,8 @@ from clusterai_agent.addresses import ENROLLMENT_PORT, Address, parse_all
 SERVICE_TYPE = "_clusterai._tcp.local."
 _SERVERS, _ADDRESSES = 16, 8  # of these at most so many are looked at
 _OUTPUT_LIMIT = 1 << 16
-_BROWSE_SECONDS = 3.0
+_BROWSE_SECONDS = 4.0  # answers to a question asked a second ago by another are held back for one (RFC 6762, 6)
+_LISTENING_SHARE = 0.7  # of the time; the rest is for asking those that were heard
 _GRACE_SECONDS = 5.0  # for starting and ending the helper
 _CLUSTER_ID = re.compile(r"[a-z0-9-]{1,64}")
 
@@ -117,9 +118,9 @@ async def _browse_here(seconds: float) -> list[dict[str, Any]]:
 
     async with AsyncZeroconf() as zeroconf:
         browser = ServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[heard])
-        await asyncio.sleep(seconds / 2)
+        await asyncio.sleep(seconds * _LISTENING_SHARE)
         infos = [AsyncServiceInfo(SERVICE_TYPE, name) for name in sorted(names)]
-        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, seconds * 500) for info in infos))
+        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, seconds * (1 - _LISTENING_SHARE) * 1000) for info in infos))
         await asyncio.to_thread(browser.cancel)
         return [describe(info.properties, info.parsed_scoped_addresses(), info.port) for info in infos if info.port]
 

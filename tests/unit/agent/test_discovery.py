@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterai_agent.discovery import FoundServer, browse, describe, of_cluster, parse_found
+from clusterai_agent.discovery import FoundServer, describe, of_cluster, parse_found
 
 GOOD = {"cluster_id": "c-1", "addresses": ["192.0.2.1:7443"], "enrollment_port": 7444}
 
@@ -53,7 +53,3 @@ def test_any_output_of_the_helper_is_survived(output: bytes) -> None:
 @given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_any_json_of_the_helper_is_survived(value: object) -> None:
     assert isinstance(parse_found(json.dumps(value).encode()), list)
-
-
-async def test_the_helper_ends_by_itself_and_leaves_nothing() -> None:
-    assert isinstance(await browse(0.3), list)
