@@ -12,6 +12,7 @@ the cluster (`clusteractl dask env --create PATH` makes such an environment), an
 """
 
 import argparse
+import contextlib
 import json
 import lzma
 import mimetypes
@@ -292,8 +293,8 @@ class Crew:
         return self._client.submit(function, *args, workers=[host], allow_other_workers=False, pure=False)
 
     def share(self, value: Any) -> Any:
-        """Send a value to every machine once. As a list: scatter would take a set apart."""
-        return self._client.scatter([value], broadcast=True)[0]
+        """Send a value to every worker. In a list, or scatter would take a set apart; each value has its own life."""
+        return self._client.scatter([value], broadcast=True, hash=False)[0]
 
     def results(self, pending: dict[Any, str]) -> Iterator[tuple[Any, str, Any]]:
         """Yield (future, host, result) as they end; `pending` may grow meanwhile. Gives up machines that stay away."""
@@ -613,6 +614,21 @@ def connect() -> Any:
     return client
 
 
+@contextlib.contextmanager
+def lost_work_explained() -> Iterator[None]:
+    """End with a sentence when workers died with what cannot be computed again."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except (CancelledError, KilledWorker) as error:
+        first = str(error).splitlines()[0]
+        fix = "run it again; `clusteractl worker list` shows how the workers are"
+        sys.exit(f"census.py: a worker was lost with its part of the work ({first})\n  {fix}")
+
+
 def save(census: dict[str, Any], out: str) -> None:
     document = json.dumps(census, indent=1)
     if out == "-":
@@ -625,7 +641,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     options = parse(arguments)
     root = os.fsencode(os.path.abspath(options.path))  # noqa: PTH100  Path() would not keep every byte of a name
     started = time.monotonic()
-    with connect() as client:
+    with connect() as client, lost_work_explained():
         crew = Crew(client)
         quiet = options.json
         if not quiet:

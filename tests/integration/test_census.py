@@ -1,0 +1,280 @@
+"""examples/census.py on a real Dask cluster, against a plain walk of the same tree."""
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from support.pool_environment import pool_environment
+from support.tree import ROOT
+
+SCRIPT = ROOT / "examples/census.py"
+NOT_UTF8 = b"caf\xe9.txt"
+
+
+@pytest.fixture(scope="module")
+def census() -> ModuleType:
+    """The script as a module, for what can be decided without a cluster."""
+    spec = importlib.util.spec_from_file_location("census", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["census"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with every kind of file: duplicates, near duplicates, links, a pipe, an odd name, an empty file."""
+    root = tmp_path / "tree"
+    rng = random.Random(1)
+    for number in range(300):
+        path = root / f"d{number % 7}/e{number % 3}/file{number}.{('txt', 'bin', 'so.1', 'TAR')[number % 4]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 8192, 8193, 30_000, 200_000])))
+    big = rng.randbytes(3 << 20)
+    (root / "big-a").write_bytes(big)
+    (root / "d1/big-b").write_bytes(big)
+    (root / "big-same-ends").write_bytes(big[: 1 << 20] + b"!" + big[(1 << 20) + 1 :])
+    (root / "small-a.c").write_bytes(b"int main;")
+    (root / "d2/small-b.c").write_bytes(b"int main;")
+    (root / "d2/small-c.h").write_bytes(b"int main;")
+    os.link(root / "big-a", root / "hard-link-of-big-a")
+    (root / "symbolic").symlink_to("big-a")
+    (root / "loop").symlink_to(root)
+    os.mkfifo(root / "pipe")
+    Path(os.fsdecode(os.fsencode(root) + b"/" + NOT_UTF8)).write_bytes(b"int main;")
+    return root
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a plain walk finds."""
+
+    files: int
+    size: int
+    groups: frozenset[frozenset[str]]
+
+
+def reference(root: Path) -> Reference:
+    seen: set[tuple[int, int]] = set()
+    contents: dict[bytes, set[str]] = defaultdict(set)
+    size = 0
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            info = path.lstat()
+            if not path.is_file() or path.is_symlink() or (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            size += info.st_size
+            if info.st_size:
+                contents[hashlib.sha256(path.read_bytes()).digest()].add(str(path))
+    groups = frozenset(frozenset(paths) for paths in contents.values() if len(paths) > 1)
+    return Reference(len(seen), size, groups)
+
+
+@asynccontextmanager
+async def dask(scratch: Path, *hosts: str) -> AsyncIterator[dict[str, str]]:
+    """A real scheduler and one worker for each loopback address: each address is a machine to the census."""
+    programs = (await pool_environment()) / "bin"
+    async with AsyncExitStack() as parts:
+        scheduler = await parts.enter_async_context(
+            program(
+                *(scratch, programs / "python", "-m", "distributed.cli.dask_scheduler"),
+                *("--host", "127.0.0.1", "--port", "0"),
+            )
+        )
+        address = await address_in(scheduler)
+        for host in hosts:
+            words = ("--host", host, "--no-nanny", "--nthreads", "2")
+            worker = program(scratch, programs / "python", "-m", "distributed.cli.dask_worker", address, *words)
+            await parts.enter_async_context(worker)
+        yield {**os.environ, "DASK_SCHEDULER_ADDRESS": address, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+@asynccontextmanager
+async def program(scratch: Path, *command: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), "--no-dashboard", stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "DASK_TEMPORARY_DIRECTORY": str(scratch)},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+async def address_in(scheduler: asyncio.subprocess.Process) -> str:
+    assert scheduler.stderr is not None
+    async with asyncio.timeout(60):
+        while line := (await scheduler.stderr.readline()).decode():
+            if "Scheduler at:" in line:
+                return line.split()[-1]
+    raise AssertionError("the scheduler ended")
+
+
+async def run(variables: dict[str, str], *arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        str(SCRIPT), *map(str, arguments), env=variables, cwd=cwd,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def groups(result: dict[str, Any]) -> frozenset[frozenset[str]]:
+    return frozenset(frozenset(f["path"] for f in group["files"]) for group in result["duplicates"]["largest"])
+
+
+async def test_it_finds_what_a_plain_walk_finds(tree: Path, tmp_path: Path) -> None:
+    async with dask(tmp_path, "127.0.0.1") as variables:
+        code, out, err = await run(variables, tree, cwd=tmp_path)
+    assert code == 0, err
+    result = json.loads((tmp_path / "census.json").read_text())
+    expected = reference(tree)
+    (machine,) = result["machines"]
+    assert (machine["files"], machine["bytes"]) == (expected.files, expected.size)
+    assert machine["special_files"] == 3
+    assert machine["unreadable"] == 0
+    # Which name of a hard link is reported is open: compare with the reference's own choice taken out.
+    links = {str(tree / "big-a"), str(tree / "hard-link-of-big-a")}
+    assert {group - links for group in groups(result)} == {group - links for group in expected.groups}
+    assert result["duplicates"]["files"] == sum(map(len, expected.groups))
+    assert sum(kind["files"] for kind in result["types"]) == expected.files
+    assert sum(kind["bytes"] for kind in result["types"]) == expected.size
+    assert all(len(line) <= 80 for line in out.splitlines()[:-4]), out
+    assert "census.json" in out.splitlines()[-3]
+
+
+async def test_each_machine_walks_its_own_tree_and_duplicates_are_found_across(tree: Path, tmp_path: Path) -> None:
+    async with dask(tmp_path, "127.0.0.1", "127.0.0.2", "127.0.0.2") as variables:
+        code, out, err = await run(variables, tree, "--json", "--out", "-", cwd=tmp_path)
+    assert code == 0, err
+    assert err == ""
+    result = json.loads(out)
+    expected = reference(tree)
+    assert [machine["address"] for machine in result["machines"]] == ["127.0.0.1", "127.0.0.2"]
+    assert [machine["files"] for machine in result["machines"]] == [expected.files] * 2
+    assert len({machine["name"] for machine in result["machines"]}) == 2
+    not_empty = sum(1 for group in result["duplicates"]["largest"])
+    assert result["duplicates"]["groups_across_machines"] == not_empty == result["duplicates"]["groups"]
+
+
+async def test_a_name_that_is_no_utf8_survives_json(tree: Path, tmp_path: Path) -> None:
+    async with dask(tmp_path, "127.0.0.1") as variables:
+        code, _, err = await run(variables, tree, cwd=tmp_path)
+    assert code == 0, err
+    result = json.loads((tmp_path / "census.json").read_text())
+    paths = {os.fsencode(path) for group in groups(result) for path in group}
+    assert os.fsencode(tree) + b"/" + NOT_UTF8 in paths
+
+
+async def test_a_limit_is_kept_and_shown(tree: Path, tmp_path: Path) -> None:
+    async with dask(tmp_path, "127.0.0.1") as variables:
+        code, out, err = await run(variables, tree, "--limit", "50", cwd=tmp_path)
+    assert code == 0, err
+    (machine,) = json.loads((tmp_path / "census.json").read_text())["machines"]
+    assert 50 <= machine["files"] <= 200
+    assert machine["limited"]
+    assert "--limit" in out
+
+
+async def test_what_goes_wrong_is_a_sentence(tmp_path: Path) -> None:
+    programs = (await pool_environment()) / "bin"
+    variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    code, _, err = await run(variables, cwd=tmp_path)
+    assert code == 1
+    assert "no cluster is configured\n  clusteractl dask env" in err
+    async with dask(tmp_path, "127.0.0.1") as variables:
+        code, _, err = await run(variables, tmp_path / "absent", cwd=tmp_path)
+        assert code == 1
+        assert "absent: No such file or directory" in err
+        code, _, err = await run(variables, tmp_path, "--out", "/proc/result", cwd=tmp_path)
+        assert code == 1
+        assert "cannot write /proc/result" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(b"/a/b.TXT", "txt"), (b"/lib/libc.so.6", "so"), (b"/x.tar.gz", "gz"), (b"/bin/ls", "-"), (b"/.bashrc", "-"),
+     (b"/a.7z", "7z"), (b"/man/ls.1", "-"), (b"/x.\xff\xfe", "-"), (b"/x.waytoolongforatype", "-"), (b"/d.d/f", "-")],
+)  # fmt: skip
+def test_types_come_from_names(census: ModuleType, name: bytes, kind: str) -> None:
+    assert census.file_type(name) == kind
+
+
+def test_a_file_that_changes_while_it_is_read_is_no_duplicate(census: ModuleType, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "log")
+    Path(os.fsdecode(path)).write_bytes(b"x" * 20_000)
+    with pytest.raises(OSError, match="changed"):
+        census.hash_whole(path, 19_999)
+    with pytest.raises(OSError, match="changed"):
+        census.hash_ends(path, 20_001)
+    errors: list[tuple[bytes, str]] = []
+    assert census.attempt(lambda: census.hash_ends(path, 1), path, errors) == b""
+    assert errors == [(path, "changed while it was read")]
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_block(census: ModuleType, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="changed"):
+        census.hash_whole(os.fsencode(tmp_path / "pipe"), 0)
+
+
+def test_samples_are_bounded_and_weighted_by_bytes(census: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "zeros.x").write_bytes(bytes(8 << 20))
+    (tmp_path / "noise.x").write_bytes(random.Random(1).randbytes(8 << 20))
+    batch = census.scan([os.fsencode(tmp_path)], None, 1_000)
+    read, by_zlib, by_lzma = census.compress(batch, {"x": 1 / 8})["x"]
+    assert 1 << 20 <= read <= 3 << 20
+    assert 0.4 < by_zlib / read < 0.6
+    assert 0.4 < by_lzma / read < 0.6
+
+
+def test_names_cannot_move_the_cursor(census: ModuleType) -> None:
+    assert census.printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
+    assert census.printable(os.fsdecode(NOT_UTF8)) == "caf\\xe9.txt"
+
+
+async def test_a_machine_that_leaves_is_given_up_and_named(census: ModuleType) -> None:
+    """The census of the others goes on; the machine's part is missing and said to be."""
+    crew = object.__new__(census.Crew)
+    crew.lost = {}
+    crew._host_of = lambda address: address
+    crew._workers = lambda: {"here": {}}
+
+    class Future:
+        cancelled = False
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    gone, here = Future(), Future()
+    pending = {gone: "gone", here: "here"}
+    crew._drop_lost(pending, {"gone": -1e9})
+    assert pending == {here: "here"}
+    assert gone.cancelled
+    assert "gone for" in crew.lost["gone"]
