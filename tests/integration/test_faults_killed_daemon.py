@@ -83,8 +83,9 @@ async def first_answer(call: Any) -> None:
         call.cancel()
 
 
-async def killed_under_traffic(daemon: KillableDaemon, token: JoinToken, known: Acknowledged) -> None:
+async def killed_under_traffic(daemon: KillableDaemon, known: Acknowledged) -> None:
     """Let both kinds of traffic run, kill the daemon at a random moment, and see both end for that reason."""
+    token = await daemon.token(use_limit=1000)
     tasks = [
         asyncio.create_task(enrol_on_and_on(daemon, token, known), name="enrolments"),
         asyncio.create_task(drain_on_and_on(daemon, known), name="drains"),
@@ -128,7 +129,7 @@ async def test_no_acknowledged_change_is_lost_in_a_hundred_kills(tmp_path: Path)
                 known.enrolled.add(name)
                 known.desired[name] = ACTIVE
         for _ in range(KILLS):
-            await killed_under_traffic(daemon, token, known)
+            await killed_under_traffic(daemon, known)
             await daemon.start()
             assert known.enrolled <= await listed(daemon)
             check_store(daemon, known)

@@ -20,10 +20,10 @@ from clusterai.rpc import secure_channel
 from clusterai.v1.node_pb2 import SessionResponse
 from clusterai.v1.node_pb2_grpc import NodeServiceStub
 from clusterai_agent.connection import reconnect_delay
+from clusterai_agent.session import OPEN_SECONDS
 from load.identities import NodeIdentity, load
 from load.messages import heartbeat, hello
 
-_OPEN_SECONDS = 20.0  # as the real agent
 _BROKEN = (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, ConnectionError)
 
 
@@ -67,7 +67,7 @@ class Agent:
         keys = {"chain_pem": own.chain.encode(), "key_pem": own.key.encode()}
         async with secure_channel(self._address, ca_pem=own.ca.encode(), **keys) as channel:
             stub: Any = NodeServiceStub(channel)
-            async with asyncio.timeout(_OPEN_SECONDS):
+            async with asyncio.timeout(OPEN_SECONDS):
                 call = stub.Session()
                 await call.write(hello(own.node_id, self._nonce))
                 response = await call.read()
