@@ -17,6 +17,7 @@ from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+from clusterai.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
@@ -32,17 +33,17 @@ from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
 from clusteraid.holds import Holds
-from clusteraid.idle_pool import IdlePool
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
-from clusteraid.pool_port import PoolPort
+from clusteraid.pools import Pool
 from clusteraid.reload import Reloader
 from clusteraid.removal import Removal
 from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
+from clusteraid.servicers.log import LogServicer
 from clusteraid.servicers.node import NodeServicer
 from clusteraid.servicers.node_admin import NodeAdminServicer
 from clusteraid.servicers.operator import OperatorServicer
@@ -110,7 +111,7 @@ class Daemon:
         self.node_store = NodeStore(store, self.authority.cluster_id)
         self.events = Events(self.node_store)
         self.plan = pool_plan(config.pool)
-        self.pool: PoolPort = IdlePool(self.plan, config.pool.scheduler_port)
+        self.pool = Pool(self.plan, config.pool, units, self.authority.dask(config.pool.name))
         self.units = MachineUnits(units, PoolName(config.pool.name))
         self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
         self.file = file
@@ -164,6 +165,7 @@ class Daemon:
         )
         self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
         work = {
+            "pool": self.pool.run(),
             "silence": self.sessions.watch(),
             "events": self.events.keep_saving(),
             "facts": self.nodes.keep_saving_facts(),
@@ -200,7 +202,9 @@ class Daemon:
             lambda: self.reloader.config.drain.deadline_seconds,
         )
         worker = WorkerServicer(self.views, authority, self.plan, self.events, self._scheduler_address)
+        logs = LogServicer(self.units, units_config(self.config), nodes, self.sessions)
         servicers: tuple[tuple[Any, Any], ...] = (
+            (add_LogServiceServicer_to_server, logs),
             (add_NodeServiceServicer_to_server, node),
             (add_NodeAdminServiceServicer_to_server, admin),
             (add_ClusterServiceServicer_to_server, ClusterServicer(self.report, self._checks(), entrance.approvals)),
