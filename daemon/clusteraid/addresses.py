@@ -53,3 +53,7 @@ class Reach:
     def enrollment(self) -> tuple[str, ...]:
         """Return HOST:PORT of the enrolment port."""
         return tuple(join_address(host, self.enrollment_port) for host in self.hosts)
+
+    def at_first_host(self, address: str) -> str:
+        """Return the address, such as "tls://:8786", with the likeliest host where it names none."""
+        return address.replace("//:", f"//{join_address(self.hosts[0], 0).removesuffix('0')}")

@@ -161,7 +161,7 @@ class Daemon:
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         about = AboutServer(
-            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach.cluster
+            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach
         )
         self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
         work = {
@@ -228,8 +228,7 @@ class Daemon:
         )
 
     def _scheduler_address(self) -> str:
-        host = self.reach.hosts[0]
-        return self.pool.spec().scheduler_address.replace("//:", f"//[{host}]:" if ":" in host else f"//{host}:")
+        return self.reach.at_first_host(self.pool.spec().scheduler_address)
 
     def _announcement(self) -> Announcement:
         reach = self.reach

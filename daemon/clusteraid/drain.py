@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
+from clusteraid.dask_control import SchedulerAway, SchedulerRefused
 from clusteraid.nodes import Node, Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort
@@ -24,6 +25,12 @@ _RETIRE_AGAIN_SECONDS = 5.0
 class NowhereToMove(ClusterAIError):
     code, status = "nowhere-to-move", Status.FAILED
     message = "{node_id} holds results or running tasks, and no other worker could take them; it stays in the pool"
+    hint = "bring another node up (`clusteractl node list`), or let the computation finish, then drain again"
+
+
+class DrainRefused(ClusterAIError):
+    code, status = "drain-refused", Status.FAILED
+    message = "{node_id} cannot be drained and stays in the pool: {why}"
     hint = "bring another node up (`clusteractl node list`), or let the computation finish, then drain again"
 
 
@@ -142,7 +149,7 @@ class Drains:
         except TimeoutError:
             what = drain.progress.message
             await self._failed(drain, DrainTimedOut(node_id=node.node_id, what=what))
-        except NowhereToMove as error:
+        except (NowhereToMove, DrainRefused) as error:
             await self._failed(drain, error)
         else:
             await self._written(node, Desired.DRAINED)
@@ -157,7 +164,9 @@ class Drains:
             self._check_room(drain.node)
             try:
                 await self._pool.retire(names, _reporter(drain))
-            except ClusterAIError as error:
+            except SchedulerRefused as error:
+                raise DrainRefused(node_id=drain.node.node_id, why=error) from error
+            except SchedulerAway as error:
                 drain.report(Progress(message=str(error)))
                 log.warning("draining %s: %s; it is tried again", drain.node.node_id, error)
                 await asyncio.sleep(_RETIRE_AGAIN_SECONDS)

@@ -130,7 +130,8 @@ class Nodes:
         node.certificate_not_after, node.wire = not_after, None
 
     def remove(self, node: Node) -> None:
-        """Forget the node; the store has done so already."""
+        """Forget the node; the store has done so already. What its session still says concerns nobody."""
+        node.session = None
         self._nodes.pop(node.node_id, None)
         self._unsaved_facts.pop(node.node_id, None)
         self._events.note("node-removed", node.node_id, f"{node.node_id} was removed from the cluster")

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from clusterai import __version__
 from clusterai.program import Notifier
 from clusterai.v1.cluster_pb2 import GetStatusResponse
+from clusteraid.addresses import Reach
 from clusteraid.nodes import Nodes
 from clusteraid.pool_port import PoolPort
 from clusteraid.registry import State
@@ -44,7 +44,7 @@ class AboutServer:
     cluster_id: str
     ca_sha256: bytes
     configuration_file: str
-    server_addresses: Callable[[], Sequence[str]]
+    reach: Reach
     started: float = field(default_factory=time.time)
 
 
@@ -59,10 +59,12 @@ class StatusReport:
         counts = {state.value: count for state, count in self._nodes.counts().items()}
         if pending:
             counts[State.PENDING.value] = pending
+        pool = self._pool.status()
+        pool.scheduler_address = self._about.reach.at_first_host(pool.scheduler_address)
         return GetStatusResponse(
             cluster_id=self._about.cluster_id, server_version=__version__, node_counts=counts,
-            started_unix_seconds=self._about.started, pools=[self._pool.status()],
-            server_addresses=self._about.server_addresses(), problems=self.problems(),
+            started_unix_seconds=self._about.started, pools=[pool],
+            server_addresses=self._about.reach.cluster(), problems=self.problems(),
             configuration_file=self._about.configuration_file, ca_fingerprint=self._about.ca_sha256.hex(),
             clock_unix_seconds=time.time(),
         )
