@@ -120,7 +120,8 @@ async def _browse_here(seconds: float) -> list[dict[str, Any]]:
         browser = ServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[heard])
         await asyncio.sleep(seconds * _LISTENING_SHARE)
         infos = [AsyncServiceInfo(SERVICE_TYPE, name) for name in sorted(names)]
-        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, seconds * (1 - _LISTENING_SHARE) * 1000) for info in infos))
+        left_ms = seconds * (1 - _LISTENING_SHARE) * 1000
+        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, left_ms) for info in infos))
         await asyncio.to_thread(browser.cancel)
         return [describe(info.properties, info.parsed_scoped_addresses(), info.port) for info in infos if info.port]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import secrets
@@ -63,6 +64,8 @@ async def run(config: AgentConfig) -> None:
         start(feed_watchdog(notifier), "watchdog")
         living = start(agent.run(), "agent")
         stopping = start(stop.wait(), "stop")
+        gc.collect()
+        gc.freeze()  # what stands now stands until the end: no collection needs to look at it again
         notifier.ready(report.status_line())
         await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
         notifier.stopping()

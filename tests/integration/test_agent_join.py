@@ -10,8 +10,8 @@ from pathlib import Path
 
 from clusterai.pki import CertificateAuthority
 from clusterai.tokens import JoinToken
-from clusteraid.join_tokens import TokenRequest
 from clusterai_agent.home import Home
+from clusteraid.join_tokens import TokenRequest
 from support.agent_program import agent, command, said, variables
 from support.node_daemon import agent_toml
 from support.trust import Trust

@@ -9,16 +9,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from clusterai.credentials import load_credentials
-from clusterai.v1.node_pb2 import Farewell, HeartbeatInterval, Hello, LogChunk, LogRequest, NodeSpec, NodeStatus, Welcome
+from clusterai.v1.node_pb2 import (
+    Farewell,
+    HeartbeatInterval,
+    Hello,
+    LogChunk,
+    LogRequest,
+    NodeSpec,
+    NodeStatus,
+    Welcome,
+)
 from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.connection import Connection, Whereabouts
 from clusterai_agent.discovery import FoundServer
 from clusterai_agent.home import Home
 from clusterai_agent.renewal import Renewer
 from clusterai_agent.server import Server
-from clusterai_agent.session import EndReason, Ending, Reports
+from clusterai_agent.session import Ending, EndReason, Reports
 from support.node_daemon import CLUSTER_ID, NodeDaemon
 from support.waiting import until
+
+Browse = Callable[[], Awaitable[list[FoundServer]]]
 
 
 class Recorder:
@@ -54,7 +65,7 @@ class Recorder:
 class Node:
     """A connection with its collaborators."""
 
-    def __init__(self, home: Home, configured: tuple[str, ...], browse: Callable[[], Awaitable[list[FoundServer]]] | None) -> None:
+    def __init__(self, home: Home, configured: tuple[str, ...], browse: Browse | None) -> None:
         self.recorder, self.server = Recorder(), Server()
         reports = Reports(lambda: Hello(session_nonce="x"), lambda: Sample(load_1min=1), lambda: self.recorder.status)
         recorder = self.recorder
@@ -66,7 +77,7 @@ class Node:
 
 @asynccontextmanager
 async def node(
-    home: Home, *configured: str, browse: Callable[[], Awaitable[list[FoundServer]]] | None = None
+    home: Home, *configured: str, browse: Browse | None = None
 ) -> AsyncIterator[Node]:
     running = Node(home, configured, browse)
     try:

@@ -1,6 +1,6 @@
 """A fake NVML: the part of pynvml (nvidia-ml-py 12) that the agent calls, with its types and its errors.
 
-`tests/unit/agent/test_nvml.py` uses it; the figures that the real library gives on an H200 are in docs of that test.
+It stands for the module itself: `Nvml(lambda: FakeNvml(card))`.
 """
 
 from collections import namedtuple
@@ -33,16 +33,16 @@ class FakeNvml:
     class NVMLError(Exception):
         """As the real one: its text says what NVML said."""
 
-    class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801, N818
+    class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801
         pass
 
-    class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818
+    class NVMLError_NotSupported(NVMLError):  # noqa: N801
         pass
 
-    class NVMLError_NoPermission(NVMLError):  # noqa: N801, N818
+    class NVMLError_NoPermission(NVMLError):  # noqa: N801
         pass
 
-    class NVMLError_Uninitialized(NVMLError):  # noqa: N801, N818
+    class NVMLError_Uninitialized(NVMLError):  # noqa: N801
         pass
 
     def __init__(self, *cards: Card, driver: bool = True) -> None:

@@ -85,12 +85,16 @@ class NodeDaemon(NodeServiceServicer):
         if self.streams and not self.last.closed:
             self.last.send(spec=self.spec)
 
-    def enrol(self, home: Home, name: str = "n", *, addresses: tuple[str, ...] = (), lifetime: timedelta | None = None) -> None:
+    def enrol(
+        self, home: Home, name: str = "n", *, addresses: tuple[str, ...] = (), lifetime: timedelta | None = None
+    ) -> None:
         """Make the home a node's, as if it had joined."""
         key = new_key()
-        issued = self.cluster_ca.issue(new_csr(key), f"spiffe://{CLUSTER_ID}/node/{name}", lifetime=lifetime or self.lifetime)
+        uri = f"spiffe://{CLUSTER_ID}/node/{name}"
+        issued = self.cluster_ca.issue(new_csr(key), uri, lifetime=lifetime or self.lifetime)
         home.directory.mkdir(parents=True, exist_ok=True)
-        home.store(Membership(NodeId(name), CLUSTER_ID, addresses), key_pem(key), issued.chain_pem, self.cluster_ca.cert_pem)
+        membership = Membership(NodeId(name), CLUSTER_ID, addresses)
+        home.store(membership, key_pem(key), issued.chain_pem, self.cluster_ca.cert_pem)
 
     async def start(self) -> None:
         """Listen, on the port of before if there was one."""

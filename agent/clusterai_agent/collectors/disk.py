@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clusterai.v1.types_pb2 import Sample
 
+
 class DiskCollector:
     """Free space on the file system of one directory, or of where it will be made."""
 

@@ -22,7 +22,8 @@ def test_good_addresses_are_read(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "tower:port", "tower:99999", "tower:1:2", "../x", "a/b", "-tower", "tower\0", "[::1", "unix:/x", "ü", "x" * 10_000],
+    ["", " ", "a b", "tower:port", "tower:99999", "tower:1:2", "../x", "a/b", "-tower", "tower\0", "[::1", "unix:/x", "ü",
+     "x" * 10_000],
 )
 def test_anything_else_is_no_address(text: str) -> None:
     assert Address.parse(text) is None

@@ -5,7 +5,7 @@ from clusterai_agent.config import AgentConfig, WorkerSection
 from clusterai_agent.facts import cpu_model, hashed_machine_id, ordered, read_facts, refresh, worker_limits
 from clusterai_agent.nvml import Nvml
 
-PI = "processor\t: 0\nBogoMIPS\t: 108.00\nCPU part\t: 0xd08\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
+PI = "processor\t: 0\nCPU part\t: 0xd08\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
 EPYC = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nmodel\t: 1\n\nprocessor\t: 1\nmodel name\t: AMD EPYC 7763\n"
 
 

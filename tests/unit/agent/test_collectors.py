@@ -47,7 +47,7 @@ def test_cpu_is_the_busy_share_between_two_readings(proc: Path) -> None:
     # cpu0: 30 more ticks of user, 70 of idle; the others rest.
     fields = lines[1].split()
     fields[1], fields[4] = str(int(fields[1]) + 30), str(int(fields[4]) + 70)
-    others = [f"{line.split()[0]} " + " ".join(line.split()[1:4]) + f" {int(line.split()[4]) + 100} " + " ".join(line.split()[5:]) for line in lines[2:5]]
+    others = [line.replace("955260", "955360") for line in lines[2:5]]
     (proc / "stat").write_text("\n".join([lines[0], " ".join(fields), *others, *lines[5:]]) + "\n")
     sample = read(collector)
     assert [round(ratio, 2) for ratio in sample.cpu_busy_ratio] == [0.3, 0.0, 0.0, 0.0]
@@ -63,7 +63,8 @@ def test_network_counts_every_card_but_loopback_per_second(proc: Path) -> None:
     collector = NetworkCollector(clock=lambda: next(times))
     assert read(collector).network_received_bytes_per_second == 0
     text = (proc / "net/dev").read_text()
-    (proc / "net/dev").write_text(text.replace("  eth0: 1000000", "  eth0: 1004000").replace("    lo: 500", "    lo: 9500"))
+    busier = text.replace("  eth0: 1000000", "  eth0: 1004000").replace("    lo: 500", "    lo: 9500")
+    (proc / "net/dev").write_text(busier)
     assert read(collector).network_received_bytes_per_second == 2000
     (proc / "net/dev").write_text(text.replace("  eth0: 1000000", "  eth0:       5"))
     assert read(collector).network_received_bytes_per_second == 0

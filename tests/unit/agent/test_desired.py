@@ -8,7 +8,9 @@ GIB = 1 << 30
 LIMITS = Limits(enabled=True, threads=0, cpu_count=8, memory_limit_bytes=10 * GIB)
 
 
-def spec(*workers: WorkerSpec, scheduler: str = "tls://tower:8786", minor: str = "3.11", digest: str = "ab" * 8) -> NodeSpec:
+def spec(
+    *workers: WorkerSpec, scheduler: str = "tls://tower:8786", minor: str = "3.11", digest: str = "ab" * 8
+) -> NodeSpec:
     environment = EnvironmentSpec(environment_hash=digest, python_minor=minor)
     pool = PoolSpec(pool_name="main", scheduler_address=scheduler, environment=environment)
     return NodeSpec(generation=4, pool=pool, workers=workers, build_environment=True)
@@ -76,7 +78,9 @@ def test_the_contact_address_is_one_that_others_can_reach() -> None:
     own = ("192.0.2.5", "10.0.0.5")
 
     def contact(towards: str, *, local: bool = False, running: str = "", configured: str = "") -> str:
-        return contact_host(configured=configured, towards_server=towards, server_is_local=local, own=own, running=running)
+        return contact_host(
+            configured=configured, towards_server=towards, server_is_local=local, own=own, running=running
+        )
 
     assert contact("10.0.0.5") == "10.0.0.5"
     assert contact("127.0.0.1") == "192.0.2.5"

@@ -50,6 +50,9 @@ def test_any_output_of_the_helper_is_survived(output: bytes) -> None:
     assert isinstance(parse_found(output), list)
 
 
-@given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+LEAVES = st.none() | st.integers() | st.text() | st.booleans()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_any_json_of_the_helper_is_survived(value: object) -> None:
     assert isinstance(parse_found(json.dumps(value).encode()), list)

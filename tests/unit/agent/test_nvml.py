@@ -16,7 +16,8 @@ GIB = 1 << 30
 
 
 def card(**changes: object) -> Card:
-    values = {"uuid": "GPU-1", "name": "RTX 4090", "total": 24 * GIB, "used": 2 * GIB, "busy": 37, "celsius": 51, "milliwatts": 123_000}
+    values = {"uuid": "GPU-1", "name": "RTX 4090", "total": 24 * GIB, "used": 2 * GIB, "busy": 37}
+    values |= {"celsius": 51, "milliwatts": 123_000}
     return Card(**(values | changes))  # type: ignore[arg-type]
 
 
@@ -61,8 +62,8 @@ def test_a_driver_that_goes_away_and_comes_back_is_opened_again() -> None:
 def test_the_packages_own_copy_of_the_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.setattr(module, "VENDORED", tmp_path / "none")
     with pytest.raises(NoData, match="not installed"):
-        monkeypatch.setattr(module, "VENDORED", tmp_path / "none")
         module.import_pynvml()
     (tmp_path / "pynvml.py").write_text("HERE = True\n")
     monkeypatch.setattr(module, "VENDORED", tmp_path)

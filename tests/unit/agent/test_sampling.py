@@ -24,7 +24,8 @@ class Made:
 
 
 def test_a_failing_collector_is_reported_and_the_others_still_read() -> None:
-    sample = Sampler([Made("broken", OSError(5, "I/O error")), Made("absent", NoData("none here")), Made("good")]).sample()
+    collectors = [Made("broken", OSError(5, "I/O error")), Made("absent", NoData("none here")), Made("good")]
+    sample = Sampler(collectors).sample()
     assert sample.load_1min == 1
     reports = {report.collector: (report.no_data, report.reason) for report in sample.collectors}
     assert reports == {"broken": (False, "OSError: [Errno 5] I/O error"), "absent": (True, "none here")}
