@@ -277,7 +277,8 @@ async def _disconnected(bus: Any) -> None:
 def _translated(error: _Refused, verb: str, unit: UnitName) -> Exception:
     if error.name in _MISSING:
         return UnitMissing(unit)
-    if error.name in _DENIED:
+    polkit_is_away = "polkit" in error.text.lower()  # masked, for one: the bus tells its unit, not what it means
+    if error.name in _DENIED or polkit_is_away:
         return NotPermitted(verb, unit, error.text or error.name)
     return UnitFailed(verb, unit, error.text or error.name, f"systemctl status {unit}")
 
