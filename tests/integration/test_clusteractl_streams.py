@@ -135,32 +135,41 @@ async def test_a_reader_that_leaves_early_is_no_error(ctl: Ctl, daemon: FakeDaem
             assert await process.wait() == 0
 
 
-async def on_terminal(ctl: Ctl, *words: str) -> str:
-    """Run a command on a terminal of its own and return all that it showed there."""
+async def on_terminal(ctl: Ctl, *words: str, at: str = "", types: str = "") -> str:
+    """Run a command on a terminal of its own, type something at a prompt, and return all that it showed there."""
     leader, follower = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "clusteractl", *words,
         stdin=follower, stdout=follower, stderr=follower, env={**ctl.environment, "TERM": "xterm", "COLUMNS": "80"},
     )  # fmt: skip
     os.close(follower)
+    os.set_blocking(leader, False)
+    shown = ""
     try:
         async with asyncio.timeout(PATIENCE):
-            shown = await asyncio.to_thread(_all_of, leader)
+            while (part := _shown(leader)) is not None:
+                shown += part
+                if at and at in shown:
+                    os.write(leader, types.encode())
+                    at = ""
+                await asyncio.sleep(0.02)
             await process.wait()
     finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
         os.close(leader)
     return shown
 
 
-def _all_of(leader: int) -> str:
-    """Read until the other side of the terminal is closed, which Linux tells as an I/O error."""
-    parts = []
+def _shown(leader: int) -> str | None:
+    """What the terminal shows by now; None when its other side is closed, which Linux tells as an I/O error."""
     try:
-        while part := os.read(leader, 4096):
-            parts.append(part)
+        return os.read(leader, 4096).decode(errors="replace")
+    except BlockingIOError:
+        return ""
     except OSError:
-        pass
-    return b"".join(parts).decode()
+        return None
 
 
 async def test_a_terminal_gets_a_bar_and_colours(ctl: Ctl, daemon: FakeDaemon) -> None:
@@ -176,3 +185,25 @@ async def test_no_color_means_no_colour_on_a_terminal_too(ctl: Ctl) -> None:
     plain = Ctl(ctl.home, ctl.socket, {"NO_COLOR": "1"})
     assert "\x1b[3" not in await on_terminal(plain, "node", "list")
     assert "\x1b[3" not in await on_terminal(plain, "node", "drain", "tower")
+
+
+async def test_on_a_terminal_a_removal_is_asked_for(ctl: Ctl, daemon: FakeDaemon) -> None:
+    shown = await on_terminal(ctl, "node", "remove", "tower", at="[y/N]: ", types="n\n")
+    assert "Remove tower? Its tasks are lost" in shown
+    assert daemon.asked("RemoveNode") == []
+    assert "tower is removed" in await on_terminal(ctl, "node", "remove", "tower", at="[y/N]: ", types="y\n")
+    assert "Remove" not in await on_terminal(ctl, "node", "remove", "phone", "--yes")
+
+
+async def test_on_a_terminal_a_missing_code_is_asked_for(ctl: Ctl, daemon: FakeDaemon) -> None:
+    shown = await on_terminal(ctl, "node", "approve", "pi4", at="shows: ", types="k7m-q2x\n")
+    assert "Code that pi4 shows: " in shown
+    assert daemon.asked("ApproveNode")[0].approval_code == "K7M-Q2X"
+
+
+async def test_on_a_terminal_the_token_is_asked_for_without_echo(ctl: Ctl, daemon: FakeDaemon) -> None:
+    user = Ctl(ctl.home)
+    token = str(daemon.token())
+    shown = await on_terminal(user, "login", "--server", daemon.enrollment_address, at="Token: ", types=f"{token}\n")
+    assert token not in shown
+    assert "You are ann at cluster" in shown

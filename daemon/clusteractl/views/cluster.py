@@ -75,9 +75,8 @@ def _most(item: tuple[str, int]) -> tuple[bool, int, str]:
 
 
 def _pool(pool: PoolStatus) -> list[tuple[str, str]]:
-    has = (
-        f"{plural(pool.worker_count, 'worker')}, {plural(pool.thread_count, 'thread')}, {size(pool.memory_limit_bytes)}"
-    )
+    counts = f"{plural(pool.worker_count, 'worker')}, {plural(pool.thread_count, 'thread')}"
+    has = f"{counts}, {size(pool.memory_limit_bytes)}" if pool.worker_count else "no workers"
     state = f"{pool.pool_name}: {pool.scheduler_state}" + (f" ({pool.reason})" if pool.reason else "")
     places = [f"scheduler {pool.scheduler_address}", f"dashboard {pool.dashboard_address}"]
     lines = [("", f"{state}, {has}")]

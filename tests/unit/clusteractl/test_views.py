@@ -8,7 +8,7 @@ import pytest
 from clusteractl.output import Block, printable_lines
 from clusteractl.tables import Table, render
 from clusteractl.views import cluster, lists, nodes
-from clusterai.v1.cluster_pb2 import GetStatusResponse
+from clusterai.v1.cluster_pb2 import GetStatusResponse, PoolStatus
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINING, DrainNodeResponse
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR, CreateTokenResponse, Token
 from clusterai.v1.types_pb2 import WORKER_STATE_FAILED
@@ -131,7 +131,9 @@ def test_the_status_is_a_few_lines() -> None:
 
 
 def test_an_empty_cluster_says_how_to_begin() -> None:
-    empty = GetStatusResponse(cluster_id="c-1", server_version="0.1.0")
+    pool = PoolStatus(pool_name="main", scheduler_state="waiting", reason="no environment yet")
+    empty = GetStatusResponse(cluster_id="c-1", server_version="0.1.0", pools=[pool])
+    assert "main: waiting (no environment yet), no workers" in text(cluster.status_page(empty, samples.NOW, WIDTH))
     assert "clusteractl token create" in text(cluster.status_page(empty, samples.NOW, WIDTH))
     assert "clusteractl token create" in text(nodes.node_list([], samples.NOW, WIDTH))
     assert "clusteractl token create" in text(lists.token_list([], samples.NOW))
