@@ -566,7 +566,7 @@ def table(census: dict[str, Any]) -> Iterator[str]:
     yield f"\n{'TYPE':<14}{'FILES':>10}{'SIZE':>12}{'ZLIB':>8}{'LZMA':>8}  WHAT"
     for kind in census["types"][:ROWS_SHOWN]:
         ratios = "".join(percent(kind[name]) for name in ("zlib_ratio", "lzma_ratio"))
-        mime = shortened(kind["mime"] or "", 26)
+        mime = "no extension" if kind["type"] == "-" else shortened(kind["mime"] or "", 26)
         yield f"{kind['type']:<14}{kind['files']:>10,}{amount(kind['bytes']):>12}{ratios}  {mime}".rstrip()
     yield from duplicate_rows(census["duplicates"])
 
@@ -656,8 +656,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         sys.exit(f"census.py: cannot write {options.out}: {error.strerror}\n  choose another file with --out")
     if not quiet and options.out != "-":
         print("\n".join(table(found)))
-        print(f"\n{found['seconds']:.1f} s. Everything is in {options.out}. Look at it, or count another tree:")
-        print(f"  python3 -m json.tool {options.out} | less\n  {Path(sys.argv[0])} /var/lib")
+        print(f"\n{found['seconds']:.1f} s. All of it, with every path, is in {options.out}:")
+        print(f"  python3 -m json.tool {options.out} | less")
     if not any(machine["files"] or machine["special_files"] for machine in found["machines"]):
         reasons = [example["reason"] for m in found["machines"] for example in m["unreadable_examples"]]
         print(f"census.py: no files below {': '.join([options.path, *reasons[:1]])}", file=sys.stderr)

@@ -129,7 +129,7 @@ async def _use(client: DaemonClient, state: LocalState, options: LocalOptions, s
     """Wait until it computes, then do what the options say; return the exit code."""
     show = Show()
     try:
-        await wait_until_up(client, show)
+        await wait_until_up(client, show, state.logs)
     finally:
         show.done()
     variables = await _admit(client, state)

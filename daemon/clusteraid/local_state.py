@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -102,16 +104,28 @@ class LocalState:
         """
         lock = self.directory / "lock"
         try:
-            for part in (self.directory, self.run, self.logs):
+            for part in (self.directory, self.logs):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CannotWrite(lock, error) from error
         try:
             self._take(descriptor)
+            self._make_run()
             yield
+            shutil.rmtree(self.run, ignore_errors=True)
         finally:
             os.close(descriptor)
+
+    def _make_run(self) -> None:
+        """Make the directory of sockets; where others may write, one that they made does not serve."""
+        try:
+            self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = self.run.lstat()
+        except OSError as error:
+            raise CannotWrite(self.run, error) from error
+        if owner.st_uid != os.getuid() or not stat.S_ISDIR(owner.st_mode) or stat.S_IMODE(owner.st_mode) & 0o077:
+            raise BadFile(self.run, "it is not a directory of yours alone", f"remove it: rm -r {self.run}")
 
     def _take(self, descriptor: int) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from clusterai.errors import ClusterAIError, Status, TimedOut
+from clusterai.errors import ClusterAIError, Status
 from clusterai.rpc import from_rpc_error, local_channel
 from clusterai.v1 import node_admin_pb2 as admin
 from clusterai.v1 import types_pb2 as types
@@ -106,23 +106,22 @@ class DaemonClient:
         return answer
 
 
-async def wait_until_up(client: DaemonClient, show: "Show") -> None:
+async def wait_until_up(client: DaemonClient, show: "Show", logs: Path) -> None:
     """Wait until the workers are registered; each stage has its own deadline.
 
     Raises:
-        CannotStart: the environment or the scheduler failed, with the reason and the fix.
-        TimedOut: a stage took too long.
+        CannotStart: a part failed or took too long, with the reason and the fix.
     """
     loop = asyncio.get_running_loop()
     current, since = "", loop.time()
     while (stage := await client.stage()).name:
         if stage.failure:
-            raise CannotStart(reason=stage.failure, fix=stage.hint or "see the logs in the state directory")
+            raise CannotStart(reason=stage.failure, fix=stage.hint or f"see the logs in {logs}")
         if stage.name != current:
             current, since = stage.name, loop.time()
         if loop.time() - since > STAGE_SECONDS[current]:
-            limit = f"{STAGE_SECONDS[current]:.0f} s"
-            raise TimedOut(what=f"the local cluster's {current} ({stage.text})", limit=limit)
+            reason = f"{stage.text or current} for more than {STAGE_SECONDS[current]:.0f} s"
+            raise CannotStart(reason=reason, fix=f"see the logs in {logs}")
         show(stage)
         await asyncio.sleep(_POLL_SECONDS)
 
