@@ -26,4 +26,13 @@ def made_once(kind: str, content: str, make: Callable[[Path], None]) -> Path:
             partial.mkdir()
             make(partial)
             partial.rename(path)
+            _remove_older(kind, path)
     return path
+
+
+def _remove_older(kind: str, path: Path) -> None:
+    """Remove what the kind was before, unless machines of another run stand on it."""
+    mounts = Path("/proc/self/mounts").read_text()
+    for older in directory().glob(f"{kind}-????????????"):
+        if older != path and str(older) not in mounts:
+            shutil.rmtree(older)

@@ -43,6 +43,12 @@ class Cluster:
         workers: list[Json] = self.json("worker", "list")["workers"]
         return {worker["node_id"]: worker for worker in workers if worker["state"] == "registered"}
 
+    def events(self, kind: str, subject: str) -> int:
+        """Return how often something happened to somebody."""
+        lines = self.ctl("events", "--json", "--lines", "10000").splitlines()
+        happened = [(event["kind"], event["subject"]) for event in map(json.loads, lines)]
+        return happened.count((kind, subject))
+
     def join(self, name: str, *options: str) -> str:
         """Make a token on the server and join the machine with it; return what joining printed."""
         self.lab[name].write("/srv/join-token", self.ctl("token", "create"))
