@@ -71,9 +71,9 @@ async def terminal(config: Path, *arguments: str) -> AsyncIterator[Typing]:
         os.close(master)
 
 
-async def token_file(directory: Path, trust: Trust, **request: str) -> Path:
+async def token_file(directory: Path, trust: Trust, bound_name: str = "") -> Path:
     path = directory / "token"
-    path.write_text(f"{await trust.token(TokenRequest(created_by='test', **request))}\n")
+    path.write_text(f"{await trust.token(TokenRequest(bound_name=bound_name, created_by='test'))}\n")
     return path
 
 

@@ -22,8 +22,7 @@ def test_good_addresses_are_read(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "tower:port", "tower:99999", "tower:1:2", "../x", "a/b", "-tower", "tower\0", "[::1", "unix:/x", "ü",
-     "x" * 10_000],
+    ["", " ", "a b", "tower:port", "x:99999", "x:1:2", "../x", "a/b", "-x", "x\0", "[::1", "unix:/x", "x" * 9999],
 )
 def test_anything_else_is_no_address(text: str) -> None:
     assert Address.parse(text) is None
