@@ -182,7 +182,8 @@ class SchedulerLaunch(_Launch):
 
     def variables(self) -> dict[str, str]:
         """Return what is added to the environment variables."""
-        return _SETTINGS | {"CLUSTERAI_CONTROL_SOCKET": str(self.control_socket)}
+        scratch = {"DASK_TEMPORARY_DIRECTORY": str(self.control_socket.parent)}  # the one that Dask's user can write
+        return _SETTINGS | scratch | {"CLUSTERAI_CONTROL_SOCKET": str(self.control_socket)}
 
 
 def _fields(cls: type, table: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import UnitName
 
-RULE_FILES = "/usr/share/polkit-1/rules.d/60-clusterai*.rules"
+RULE_FILES = "/usr/share/polkit-1/rules.d/50-cluster*.rules"
 _PACKAGES = {
     "clusterai-worker@": "clusterai-agent",
     "clusterai-agent": "clusterai-agent",
