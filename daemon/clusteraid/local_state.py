@@ -195,6 +195,7 @@ class LocalState:
         save_credentials(certificate, key_pem, chain_pem(reply.certificate_chain_der))
         write_atomic(authority, reply.ca_bundle_pem)
         variables = dask_variables(reply.scheduler_address, certificate, authority)
+        variables["DASK_TEMPORARY_DIRECTORY"] = str(self.directory / "dask")
         programs = self.environment(reply.environment.environment_hash) / "bin"
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         head = "# For a shell: . dask.env; then `python` and Dask's Client() are the cluster's."

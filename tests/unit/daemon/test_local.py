@@ -146,7 +146,8 @@ def test_dask_env_is_for_its_owner_and_for_a_shell(tmp_path: Path) -> None:
         variables = state.write_dask_env(reply, b"key")
     assert stat.S_IMODE(state.dask_env.stat().st_mode) == 0o600
     assert stat.S_IMODE((state.directory / "client/dask.pem").stat().st_mode) == 0o600
-    shown = subprocess.run(["sh", "-c", '. "$0"; env', state.dask_env], capture_output=True, text=True, check=True).stdout
+    command = ["sh", "-c", '. "$0"; env', str(state.dask_env)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name, value in dask_variables("tls://127.0.0.1:1", *client_files(state)).items():
         assert f"{name}={value}\n" in shown
         assert variables[name] == value
