@@ -26,6 +26,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -127,7 +128,7 @@ def mark(batch: Batch, sizes: frozenset[int]) -> Marked:
     marked = Marked()
     for path, size, inode in batch.files:
         if size in sizes:
-            key = attempt(lambda path=path, size=size: hash_ends(path, size), path, marked.errors)
+            key = attempt(partial(hash_ends, path, size), path, marked.errors)
             if key:
                 marked.files.append((size.to_bytes(8, "big") + key, path, size, inode))
     return marked
@@ -187,13 +188,14 @@ def weigh(marked: Marked, repeated: frozenset[bytes]) -> int:
 
 def confirm(marked: Marked, repeated: frozenset[bytes], part: int, parts: int) -> dict[str, Any]:
     """Hash the whole of every `parts`-th file whose ends occur more than once; small ones are hashed whole already."""
-    found, errors, read = [], [], 0
+    errors: list[tuple[bytes, str]] = []
+    found, read = [], 0
     chosen = (entry for entry in marked.files if entry[0] in repeated)
     for key, path, size, inode in islice(chosen, part, None, parts):
         if size <= 2 * END_BYTES:
             found.append((key, path, inode))
             continue
-        digest = attempt(lambda path=path, size=size: hash_whole(path, size), path, errors)
+        digest = attempt(partial(hash_whole, path, size), path, errors)
         read += size
         if digest:
             found.append((key[:8] + digest, path, inode))
