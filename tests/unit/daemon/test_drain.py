@@ -1,0 +1,214 @@
+"""Drains with a store on disk and a pool that a test plays."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from clusterai.errors import ClusterAIError
+from clusterai.ids import ClusterId, NodeId
+from clusterai.v1.cluster_pb2 import PoolStatus
+from clusterai.v1.types_pb2 import EnvironmentSpec, NodeFacts, PoolSpec
+from clusteraid.dask_control import Registered, SchedulerAway, SchedulerRefused
+from clusteraid.drain import Drain, DrainCancelled, DrainRefused, Drains, DrainTimedOut, NotDraining, NowhereToMove
+from clusteraid.events import Events
+from clusteraid.holds import held_workers
+from clusteraid.nodes import Counter, Node, Nodes
+from clusteraid.pool_port import PoolPlan
+from clusteraid.ports import CertificateRecord, Enrolment, Role
+from clusteraid.registry import Desired, SessionBroken, SessionOpened, State
+from clusteraid.store import Store
+from clusteraid.store_access import AccessStore
+from clusteraid.store_nodes import NodeStore
+
+CLUSTER = ClusterId("c1")
+PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
+
+
+def worker(name: str, processing: int = 0, nbytes: int = 0) -> Registered:
+    return Registered(name, "tls://w", 4, 1 << 30, processing, nbytes, "running")
+
+
+@dataclass
+class PlayedPool:
+    """A pool whose scheduler is the test."""
+
+    workers: dict[str, Registered] = field(default_factory=dict)
+    retired: list[list[str]] = field(default_factory=list)
+    error: ClusterAIError | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def settled(self) -> None:
+        return
+
+    def spec(self) -> PoolSpec:
+        return PoolSpec(pool_name="main")
+
+    def status(self) -> PoolStatus:
+        return PoolStatus()
+
+    def hold(self, names: Collection[str]) -> None:
+        return
+
+    def on_changed(self, listener: Callable[[], None]) -> None:
+        return
+
+    async def retire(self, names: Collection[str], progress: Callable[[int, int, int], None]) -> None:
+        self.retired.append(sorted(names))
+        progress(1, 2, 3)
+        if self.error is not None:
+            raise self.error
+        await self.gate.wait()
+        for name in names:
+            del self.workers[name]
+
+
+@dataclass
+class Scene:
+    store: NodeStore
+    nodes: Nodes
+    pool: PlayedPool
+    events: Events
+    drains: Drains
+
+    def node(self, name: str) -> Node:
+        return self.nodes.find(name)
+
+    async def desired(self, name: str) -> str:
+        return next(record.desired for record in await self.store.list_nodes() if record.node_id == name)
+
+    async def result(self, drain: Drain | None) -> list[str]:
+        """Follow a drain to its end; return the messages."""
+        assert drain is not None
+        async with asyncio.timeout(10):
+            return [progress.message async for progress in self.drains.watch(drain)]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with Store.open(tmp_path / "db") as store:
+        access, nodes_store = AccessStore(store, CLUSTER), NodeStore(store, CLUSTER)
+        for number, name in enumerate(("alpha", "beta")):
+            record = CertificateRecord(str(number), f"spiffe://c1/node/{name}", 5e9)
+            facts = NodeFacts(pythons=["3.11"], cpu_count=4, memory_total_bytes=1 << 33).SerializeToString()
+            await access.enroll(Enrolment(name, Role.NODE, record, time.time(), facts=facts))
+        events, pool = Events(nodes_store), PlayedPool()
+        nodes = Nodes(nodes_store, events, PLAN, pool.spec, Counter(1))
+        await nodes.load()
+        for node in nodes:
+            nodes.apply(node, SessionOpened(1 << 40))
+        async with asyncio.TaskGroup() as tasks:
+            drains = Drains(nodes, nodes_store, pool, events, tasks)
+            yield Scene(nodes_store, nodes, pool, events, drains)
+            for node in nodes:
+                drains.cancel(node)
+
+
+async def test_a_drain_moves_everything_away_and_then_takes_the_workers(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0", 1, 100), "beta-0": worker("beta-0")}
+    drain = await scene.drains.start(scene.node("alpha"), 60)
+    assert await scene.desired("alpha") == "draining"
+    assert scene.node("alpha").spec.workers
+    scene.pool.gate.set()
+    messages = await scene.result(drain)
+    assert any("2 of 3 results moved" in message for message in messages)
+    assert scene.pool.retired == [["alpha-0"]]
+    assert await scene.desired("alpha") == "drained"
+    assert scene.node("alpha").entry.state is State.DRAINED
+    assert not scene.node("alpha").spec.workers
+    assert scene.node("alpha").spec.reason == "drained"
+
+
+async def test_a_second_caller_watches_the_same_drain(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    first = await scene.drains.start(scene.node("alpha"), 60)
+    assert await scene.drains.start(scene.node("alpha"), 60) is first
+    scene.pool.gate.set()
+    await asyncio.gather(scene.result(first), scene.result(first))
+    assert await scene.drains.start(scene.node("alpha"), 60) is None
+
+
+async def test_results_with_nowhere_to_go_keep_the_node_in_the_pool(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0", nbytes=100)}
+    drain = await scene.drains.start(scene.node("alpha"), 60)
+    with pytest.raises(NowhereToMove, match="no other worker could take them"):
+        await scene.result(drain)
+    assert await scene.desired("alpha") == "active"
+    assert scene.node("alpha").entry.state is State.READY
+    assert scene.pool.retired == []
+
+
+async def test_the_last_worker_can_be_drained_when_it_holds_nothing(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0")}
+    scene.pool.gate.set()
+    await scene.result(await scene.drains.start(scene.node("alpha"), 60))
+    assert await scene.desired("alpha") == "drained"
+
+
+async def test_workers_of_a_node_that_is_away_are_no_place_for_results(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0", nbytes=1), "beta-0": worker("beta-0")}
+    scene.nodes.apply(scene.node("beta"), SessionBroken(1 << 40))
+    with pytest.raises(NowhereToMove):
+        await scene.result(await scene.drains.start(scene.node("alpha"), 60))
+
+
+async def test_what_the_scheduler_refuses_is_told(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    scene.pool.error = SchedulerRefused(op="retire", reason="no room for 3 results")
+    with pytest.raises(DrainRefused, match="no room for 3 results"):
+        await scene.result(await scene.drains.start(scene.node("alpha"), 60))
+    assert await scene.desired("alpha") == "active"
+
+
+async def test_at_its_deadline_a_drain_gives_the_node_back(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    with pytest.raises(DrainTimedOut, match="1 tasks running"):
+        await scene.result(await scene.drains.start(scene.node("alpha"), 0.2))
+    assert scene.node("alpha").entry.desired is Desired.ACTIVE
+    assert "node-drain-failed" in [event.kind for event in scene.events.since(0, 100)]
+
+
+async def test_undraining_ends_a_drain(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    drain = await scene.drains.start(scene.node("alpha"), 60)
+    watching = asyncio.create_task(scene.result(drain))
+    await asyncio.sleep(0)
+    await scene.drains.undrain(scene.node("alpha"))
+    with pytest.raises(DrainCancelled):
+        await watching
+    assert scene.node("alpha").entry.state is State.READY
+    with pytest.raises(NotDraining):
+        await scene.drains.undrain(scene.node("alpha"))
+
+
+async def test_a_new_daemon_goes_on_with_a_drain(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    await scene.store.set_desired(NodeId("alpha"), "draining", time.time() + 60)
+    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    await nodes.load()
+    scene.pool.gate.set()
+    async with asyncio.TaskGroup() as tasks:
+        Drains(nodes, scene.store, scene.pool, scene.events, tasks).resume()
+    assert await scene.desired("alpha") == "drained"
+    assert nodes.find("alpha").entry.desired is Desired.DRAINED
+
+
+async def test_a_scheduler_that_is_away_is_asked_again(scene: Scene, tmp_path: Path) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    scene.pool.error = SchedulerAway(tmp_path, "not connected")
+    drain = await scene.drains.start(scene.node("alpha"), 60)
+    while not scene.pool.retired:
+        await asyncio.sleep(0.01)
+    assert drain is not None
+    assert not drain.outcome.done()
+    assert "not connected" in drain.progress.message
+
+
+async def test_workers_are_held_whenever_their_node_may_not_work(scene: Scene) -> None:
+    registered = ["alpha-0", "beta-0", "gone-0"]
+    assert held_workers(scene.nodes, registered) == {"gone-0"}
+    scene.nodes.apply(scene.node("beta"), SessionBroken(1 << 40))
+    assert held_workers(scene.nodes, registered) == {"gone-0", "beta-0"}
