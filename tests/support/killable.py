@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,16 @@ START_SECONDS, STOP_SECONDS = 30.0, 15.0
 class KillableDaemon:
     """`clusteraid` on free ports with its state in one directory; `start` as often as it was killed or stopped."""
 
-    def __init__(self, directory: Path, *, settings: str = "", environment: Mapping[str, str] | None = None) -> None:
-        self.directory, self._environment = directory, environment or {}
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        settings: str = "",
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """`wrapper` is a command that runs the daemon in its own place, by `exec`."""
+        self.directory, self._environment, self._wrapper = directory, environment or {}, tuple(wrapper)
         self.socket, self.log = directory / "d.sock", directory / "clusteraid.log"
         self.state, self.config = directory / "state", directory / "clusteraid.toml"
         self.process: asyncio.subprocess.Process | None = None
@@ -64,7 +72,7 @@ announce = false
     async def launch(self) -> asyncio.subprocess.Process:
         """Start the program without waiting for it to answer."""
         environment = {**python_path(), **self._environment}
-        command = (sys.executable, "-P", "-m", "clusteraid", "--config", str(self.config))
+        command = (*self._wrapper, sys.executable, "-P", "-m", "clusteraid", "--config", str(self.config))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *command, cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
@@ -79,6 +87,10 @@ announce = false
             while not await _answers(stub):
                 assert process.returncode is None, f"the daemon ended with {process.returncode}: {self.said()}"
                 await asyncio.sleep(0.02)
+
+    def heal(self) -> None:
+        """Start without the wrapper from now on."""
+        self._wrapper = ()
 
     async def kill(self) -> None:
         """End it as a power cut would."""

@@ -1,0 +1,104 @@
+"""Clocks a day off, made with libfaketime in one program: a sentence that names both clocks, and nothing lost."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.killable import KillableDaemon, killable_daemon
+from support.tree import ROOT, python_path
+
+LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+
+
+def shifted(shift: str) -> dict[str, str]:
+    """Return the variables that shift a program's wall clock; its timers go on as they are."""
+    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def agent_config(directory: Path) -> Path:
+    """Write an agent's configuration below the directory."""
+    home = directory / "agent"
+    for name in ("state", "compute", "dask"):
+        (home / name).mkdir(parents=True)
+    config = home / "agent.toml"
+    config.write_text(
+        f'[server]\ndiscover = false\n[node]\nname = "pi4"\n'
+        f'[state]\ndirectory = "{home}/state"\ncompute_directory = "{home}/compute"\n'
+        f'scratch_directory = "{home}/dask"\n[units]\nback_end = "process"\n'
+    )
+    return config
+
+
+async def join(daemon: KillableDaemon, config: Path, variables: dict[str, str]) -> tuple[int, str]:
+    """Join with a fresh token; return exit code and what was said."""
+    token = config.with_name("token")
+    token.write_text(str(await daemon.token()))
+    arguments = ("join", "--server", await daemon.enrollment_address(), "--token-file", str(token))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "clusterai_agent", "--config", str(config), *arguments),
+        cwd=ROOT,
+        env={**python_path(), **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, said.decode()
+
+
+@pytest.mark.parametrize("shift", ["+1d", "-1d"])
+async def test_a_machine_whose_clock_is_a_day_off_is_told_so_and_does_not_join(tmp_path: Path, shift: str) -> None:
+    config = agent_config(tmp_path)
+    async with killable_daemon(tmp_path) as daemon:
+        code, said = await join(daemon, config, shifted(shift))
+        assert code == 1, said
+        assert "clock" in said
+        assert "Traceback" not in said
+        assert not (config.parent / "state/node.pem").exists()
+        assert (await join(daemon, config, {}))[0] == 0
+
+
+@pytest.mark.parametrize("shift", ["+1d", "-1d"])
+async def test_a_server_whose_clock_is_a_day_off_is_found_by_the_machine(tmp_path: Path, shift: str) -> None:
+    config = agent_config(tmp_path)
+    async with killable_daemon(tmp_path, environment=shifted(shift)) as daemon:
+        code, said = await join(daemon, config, {})
+        assert code == 1, said
+        assert "clock" in said
+        assert not (config.parent / "state/node.pem").exists()
+
+
+async def test_a_joined_machine_whose_clock_went_back_a_day_says_so_and_comes_back(tmp_path: Path) -> None:
+    config = agent_config(tmp_path)
+    async with killable_daemon(tmp_path) as daemon:
+        assert (await join(daemon, config, {}))[0] == 0
+        assert "clock" in await said_by_agent(config, shifted("-1d"), "clock")
+        assert "connected to" in await said_by_agent(config, {}, "connected to")
+
+
+async def said_by_agent(config: Path, variables: dict[str, str], awaited: str) -> str:
+    """Run the agent until it has said the awaited words, for half a minute at most; return all that it said."""
+    log = config.with_name("agent.log")
+    log.write_text("")
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "clusterai_agent", "--config", str(config), "run"),
+            cwd=ROOT,
+            env={**os.environ, **python_path(), **variables},
+            stderr=output,
+        )
+    try:
+        async with asyncio.timeout(30):
+            while awaited not in log.read_text():
+                assert process.returncode is None, log.read_text()
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), 20)
+    return log.read_text()
