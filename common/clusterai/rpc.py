@@ -20,14 +20,16 @@ _ADDRESS = re.compile(
 )
 _PRINTABLE = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
+_MAX_ANSWER_BYTES = 1 << 26  # what a server sends is its own: a list of thousands of nodes is larger than 1 MiB
+
 _BOTH = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 CLIENT_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *_BOTH,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without an old one's back-off
@@ -37,6 +39,8 @@ CLIENT_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *_BOTH,
+    ("grpc.max_send_message_length", _MAX_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),  # with 1 a second daemon binds the same port silently

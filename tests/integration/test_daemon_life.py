@@ -15,9 +15,10 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from clusterai.rpc import from_rpc_error
-from clusterai.v1.cluster_pb2 import CheckOutcome, GetStatusRequest, RunChecksRequest
+from clusterai.v1.cluster_pb2 import CHECK_OUTCOME_FAILED, CHECK_OUTCOME_WARNING, GetStatusRequest, RunChecksRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.event_pb2 import WatchEventsRequest
 from clusterai.v1.event_pb2_grpc import EventServiceStub
@@ -46,7 +47,7 @@ async def refused_to_start(daemon: KillableDaemon, code: int = 1) -> str:
     """Start the daemon, which must give up; return what it said last."""
     daemon.log.write_text("")
     process = await daemon.launch()
-    assert await asyncio.wait_for(process.wait(), 20) == code
+    assert await asyncio.wait_for(process.wait(), 20) == code, daemon.said()
     return daemon.said()
 
 
@@ -174,7 +175,8 @@ async def test_with_a_full_disk_it_refuses_changes_serves_the_rest_and_recovers(
 ) -> None:
     daemon = KillableDaemon(tmp_path, settings="[session]\nheartbeat_seconds = 0.5\noffline_seconds = 2\n")
     daemon.state = small_disk / "state"
-    daemon.config.write_text(re.sub(r'state_directory = .*', f'state_directory = "{daemon.state}"', daemon.config.read_text()))
+    text = daemon.config.read_text()
+    daemon.config.write_text(re.sub("state_directory = .*", f'state_directory = "{daemon.state}"', text))
     await daemon.start()
     try:
         async with sim_node(daemon, "pi4") as pi, operator(daemon, TokenServiceStub) as tokens:
@@ -265,7 +267,7 @@ async def test_a_nodes_log_is_read_over_its_session(daemon: KillableDaemon) -> N
         await session.call.write(SessionRequest(log_chunk=chunk))
         line = (await first).lines[0]
         assert (line.message, line.node_id) == ("hello", "pi4")
-        assert await call.read() is grpc.aio.EOF
+        assert await call.read() is EOF
 
 
 async def test_a_reader_of_a_log_that_leaves_is_told_to_the_node(daemon: KillableDaemon) -> None:
@@ -292,7 +294,7 @@ async def test_every_check_answers_with_a_fix_where_it_found_something(daemon: K
     assert [check.check for check in checks] == names
     for check in checks:
         assert check.message
-        found = check.outcome in (CheckOutcome.CHECK_OUTCOME_WARNING, CheckOutcome.CHECK_OUTCOME_FAILED)
+        found = check.outcome in (CHECK_OUTCOME_WARNING, CHECK_OUTCOME_FAILED)
         assert bool(check.fix) == found, check
 
 

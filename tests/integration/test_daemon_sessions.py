@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from clusterai.pki import key_pem, new_csr, new_key
 from clusterai.rpc import from_rpc_error, secure_channel
+from clusterai.v1.cluster_pb2 import GetStatusRequest
+from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.event_pb2 import WatchEventsRequest
 from clusterai.v1.event_pb2_grpc import EventServiceStub
 from clusterai.v1.node_admin_pb2 import RemoveNodeRequest
@@ -29,7 +33,7 @@ from clusterai.v1.node_pb2 import (
     SessionRequest,
 )
 from clusterai.v1.node_pb2_grpc import NodeServiceStub
-from clusterai.v1.types_pb2 import EnvironmentState, EnvironmentStatus, Sample, WorkerStatus
+from clusterai.v1.types_pb2 import ENVIRONMENT_STATE_READY, EnvironmentStatus, Sample, WorkerStatus
 from support.killable import KillableDaemon, killable_daemon
 from support.sim_node import SimNode, facts, node, operator, sim_node, state
 
@@ -66,7 +70,7 @@ async def error_of(call: Any) -> str:
     """Return the stable code of the error that a call ends with."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         response = await call
-        assert response is not grpc.aio.EOF, "the stream ended without an error"
+        assert response is not EOF, "the stream ended without an error"
     error = from_rpc_error(refused.value, "the daemon")
     assert error.advice
     return error.code
@@ -119,7 +123,7 @@ async def test_the_newest_session_wins_and_a_clone_is_an_event(daemon: KillableD
     assert second.welcome.epoch > first.welcome.epoch
     farewell = (await first.read_until("farewell")).farewell
     assert farewell.reason == Farewell.REASON_REPLACED
-    assert await first.call.read() is grpc.aio.EOF
+    assert await first.call.read() is EOF
     assert "node-cloned" in await events(daemon)
     await second.beat()
     assert await state(daemon, "pi4") == "ready"
@@ -139,7 +143,7 @@ async def test_removing_a_node_closes_its_session_and_refuses_its_certificate(
     async with operator(daemon, NodeAdminServiceStub) as admin:
         await admin.RemoveNode(RemoveNodeRequest(node_id="pi4"), timeout=5)
     assert (await session.read_until("farewell")).farewell.reason == Farewell.REASON_REVOKED
-    assert await session.call.read() is grpc.aio.EOF
+    assert await session.call.read() is EOF
     call = pi.stub.Session(timeout=5)
     await call.write(SessionRequest(hello=Hello(facts=facts())))
     assert await error_of(call.read()) == "revoked"
@@ -161,7 +165,7 @@ async def test_versions_that_differ_take_the_workers_away(daemon: KillableDaemon
     session = await pi.session()
     spec = session.welcome.spec
     environment = EnvironmentStatus(
-        environment_hash=spec.pool.environment.environment_hash, state=EnvironmentState.ENVIRONMENT_STATE_READY,
+        environment_hash=spec.pool.environment.environment_hash, state=ENVIRONMENT_STATE_READY,
         versions={"dask": "1.0.0"},
     )
     await session.report(NodeStatus(observed_generation=spec.generation, environment=environment))
@@ -195,9 +199,6 @@ async def sim_again(daemon: KillableDaemon, pi: SimNode) -> Any:
 
 
 async def daemon_port(daemon: KillableDaemon) -> str:
-    from clusterai.v1.cluster_pb2 import GetStatusRequest
-    from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
-
     async with operator(daemon, ClusterServiceStub) as stub:
         address: str = (await stub.GetStatus(GetStatusRequest(), timeout=5)).server_addresses[0]
         return address
@@ -237,8 +238,6 @@ async def test_a_certificate_is_renewed_and_dask_s_is_of_another_authority(
 
 
 def _pem(der: bytes) -> bytes:
-    import ssl
-
     return ssl.DER_cert_to_PEM_cert(der).encode()
 
 

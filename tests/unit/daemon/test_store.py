@@ -158,7 +158,7 @@ async def test_a_page_damaged_in_the_middle_is_found_at_opening(tmp_path: Path) 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnreadable, match="clusteraid.lock"):
+    with pytest.raises(StoreUnreadable, match=r"clusteraid\.lock"):
         async with Store.open(tmp_path / "file" / "db"):
             pass
 
