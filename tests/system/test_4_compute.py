@@ -32,6 +32,19 @@ def test_a_census_of_all_machines_is_computed(cluster: Cluster, repository_root:
     assert "gamma" not in text
 
 
+def test_an_operator_works_from_another_machine(cluster: Cluster) -> None:
+    alpha = cluster.lab["alpha"]
+    alpha.install("clusteractl")
+    token = cluster.ctl("token", "create", "--role", "operator", "--name", "ann")
+    alpha.run(["clusteractl", "login", "--server", "server", "--token-file", "-"], stdin=token)
+    names = [node["node_id"] for node in alpha.json(["clusteractl", "node", "list", "--json"])["nodes"]]
+    assert sorted(names) == ["alpha", "beta", "gamma", "server"]
+    settings = alpha.run(["clusteractl", "dask", "env"])
+    assert "tls://server:8786" in settings or f"tls://{cluster.server.address}:8786" in settings
+    refused = alpha.finished(["clusteractl", "token", "create", "--role", "admin"])
+    assert refused.returncode == 4
+
+
 def test_tasks_run_as_the_user_that_may_do_nothing_else(cluster: Cluster) -> None:
     cluster.server.write(
         "/srv/who.py",

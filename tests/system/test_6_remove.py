@@ -1,5 +1,7 @@
 """A removed node is out at once, and can only come back by joining."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from lab.cluster import Cluster
 
 
@@ -15,7 +17,14 @@ def test_a_removed_node_is_cut_off_and_its_worker_stops(cluster: Cluster) -> Non
     assert cluster.node("beta") == {}
 
 
-def test_a_removed_node_comes_back_by_joining(cluster: Cluster) -> None:
-    cluster.join("beta", "--force")
+def test_a_removed_node_comes_back_when_both_sides_approve(cluster: Cluster) -> None:
+    """Without a token: the node shows a code, and the server's operator types it."""
+    join = ["clusterai-agent", "join", "--approve", "--force", "--server", cluster.server.address]
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(cluster.lab["beta"].run, join, stdin="y\n", seconds=60)
+        cluster.until(lambda: cluster.state("beta") == "pending", "beta asks to be let in", seconds=15)
+        code = cluster.node("beta")["approval_code"]
+        cluster.ctl("node", "approve", "beta", "--code", code)
+        assert code in joining.result()
     cluster.until_state("beta", "ready", seconds=30)
     cluster.until_working("beta", seconds=30)
