@@ -229,7 +229,8 @@ def _is_address(text: str) -> bool:
     """Whether it is HOST:PORT and nothing else."""
     try:
         parts = urlsplit(f"//{text}")
-        return bool(parts.hostname and parts.port is not None and parts.netloc == text and _is_host(parts.hostname))
+        plain = parts.netloc == text and "@" not in text
+        return bool(plain and parts.hostname and parts.port is not None and _is_host(parts.hostname))
     except ValueError:
         return False
 

@@ -77,7 +77,8 @@ async def test_a_new_owner_goes_on_with_what_runs(config: UnitsConfig) -> None:
         await units.start(UNIT)
         assert (await units.status(UNIT)).main_process_id == first.main_process_id
         await kill(first.main_process_id)
-        await settled(Subject(units, UNIT, kill), lambda status: status.main_process_id not in (0, first.main_process_id))
+        gone = (0, first.main_process_id)
+        await settled(Subject(units, UNIT, kill), lambda status: status.main_process_id not in gone)
 
 
 async def test_a_record_of_another_process_with_the_same_number_is_not_believed(config: UnitsConfig) -> None:
@@ -104,14 +105,25 @@ async def test_what_it_started_ends_with_it(config: UnitsConfig) -> None:
     assert not alive(process_id)
 
 
+OWNER = """
+import asyncio
+from pathlib import Path
+from clusterai.units import UnitsConfig, open_units
+
+async def main():
+    config = UnitsConfig("process", Path({state!r}), {{"clusterai-scheduler": Path({launch!r})}}, stop_on_exit=True)
+    async with open_units(config) as units:
+        await units.start({unit!r})
+        await asyncio.sleep(1)
+        print((await units.status({unit!r})).main_process_id, flush=True)
+        await asyncio.sleep(100)
+
+asyncio.run(main())
+"""
+
+
 async def test_children_die_with_a_killed_owner(config: UnitsConfig, tmp_path: Path) -> None:
-    program = (
-        "import asyncio, sys; from pathlib import Path; from clusterai.units import *\n"
-        f"async def main():\n  c = UnitsConfig('process', Path({str(config.state_directory)!r}),"
-        f" {{'clusterai-scheduler': Path({str(tmp_path / 'launch')!r})}}, True)\n"
-        f"  async with open_units(c) as u:\n    await u.start({UNIT!r})\n    await asyncio.sleep(1)\n"
-        f"    print((await u.status({UNIT!r})).main_process_id, flush=True)\n    await asyncio.sleep(100)\nasyncio.run(main())"
-    )
+    program = OWNER.format(state=str(config.state_directory), launch=str(tmp_path / "launch"), unit=UNIT)
     common = str(Path(__file__).parents[2] / "common")
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": common}

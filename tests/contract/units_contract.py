@@ -12,6 +12,7 @@ from clusterai.ids import UnitName
 from clusterai.units import UnitMissing, Units, UnitStatus
 
 SECONDS = 20.0
+MISSING = UnitName("clusterai-nowhere@x.service")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,6 @@ class Subject:
     units: Units
     unit: UnitName
     kill: Callable[[int], Awaitable[None]]
-    missing: UnitName = UnitName("clusterai-nowhere@x.service")
 
 
 async def settled(subject: Subject, good: Callable[[UnitStatus], bool]) -> UnitStatus:
@@ -86,15 +86,11 @@ class UnitsContract:
         assert (await subject.units.status(subject.unit)).active_state in ("inactive", "failed")
 
     async def test_an_unknown_unit_is_named_with_the_package_that_ships_it(self, subject: Subject) -> None:
-        assert not (await subject.units.status(subject.missing)).installed
+        assert not (await subject.units.status(MISSING)).installed
         for verb in (subject.units.start, subject.units.stop, subject.units.restart):
-            try:
-                await verb(subject.missing)
-            except UnitMissing as error:
-                assert subject.missing in str(error)
-                assert "apt install clusteraid" in error.advice
-            else:
-                raise AssertionError("it said nothing")
+            refusal = await _refusal(verb(MISSING))
+            assert MISSING in str(refusal)
+            assert "apt install clusteraid" in refusal.advice
 
     async def test_changes_are_told(self, subject: Subject) -> None:
         async with aclosing(subject.units.changes()) as changes, asyncio.timeout(SECONDS):  # type: ignore[type-var]
@@ -102,6 +98,14 @@ class UnitsContract:
             await asyncio.sleep(0)
             await subject.units.start(subject.unit)
             assert await first == subject.unit
+
+
+async def _refusal(work: Awaitable[None]) -> UnitMissing:
+    try:
+        await work
+    except UnitMissing as error:
+        return error
+    raise AssertionError("it said nothing")
 
 
 async def run_contract(subject: Subject) -> list[str]:

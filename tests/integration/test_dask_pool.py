@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterai.ids import UnitName
 from clusteraid.dask_control import SchedulerAway, SchedulerRefused
 from support.dask_env import dask_environment
 from support.dask_pool import SCHEDULER, DaskPool, dask_pool, until, worker_unit
@@ -86,16 +87,25 @@ async def test_a_held_worker_gets_no_new_task_within_a_second_and_works_again_af
             pass
 
 
+WHO = "say(sorted(set(client.gather(client.map(lambda x: get_worker().name, range(20))))))"
+
+
+async def comes_back(pool: DaskPool, unit: UnitName) -> None:
+    """Restart the unit; wait until n-0 is registered anew and m-0 is there."""
+    before = pool.control.workers["n-0"].address
+    await pool.units.restart(unit)
+    await until(
+        lambda: {name: worker.address != before for name, worker in pool.control.workers.items()}
+        == {"n-0": True, "m-0": True},
+        "both are back",
+    )
+
+
 async def test_a_hold_lasts_when_the_worker_and_when_the_scheduler_comes_back(pool: DaskPool) -> None:
     pool.control.hold(["n-0"])
     for unit in (worker_unit("n-0"), SCHEDULER):
-        address = pool.control.workers["n-0"].address
-        await pool.units.restart(unit)
-        await until(
-            lambda before=address: "n-0" in pool.control.workers and pool.control.workers["n-0"].address != before
-            and "m-0" in pool.control.workers, "both are back",
-        )  # fmt: skip
-        assert await pool.compute("say(sorted(set(client.gather(client.map(lambda x: get_worker().name, range(20))))))") == ["m-0"]
+        await comes_back(pool, unit)
+        assert await pool.compute(WHO) == ["m-0"]
         assert pool.control.workers["n-0"].status == "paused"
 
 
@@ -129,11 +139,18 @@ async def test_a_retired_worker_loses_nothing_and_its_running_task_ends(pool: Da
     assert seen[-1][1] == seen[-1][2] > 0
 
 
+KEEP = """
+kept = client.scatter([1, 2, 3])
+say("go")
+hear()
+say([client.gather(kept), client.submit(sum, [2, 3]).result()])
+"""
+
+
 async def test_what_has_nowhere_to_go_stays_and_the_worker_works_on(pool: DaskPool) -> None:
     await pool.units.stop(worker_unit("m-0"))
     await until(lambda: set(pool.control.workers) == {"n-0"}, "one is left")
-    script = 'kept = client.scatter([1, 2, 3])\nsay("go")\nhear()\nsay([client.gather(kept), client.submit(sum, [2, 3]).result()])'
-    async with pool.client(script) as running:
+    async with pool.client(KEEP) as running:
         assert await running.said() == "go"
         with pytest.raises(SchedulerRefused, match="nowhere to go"):
             await pool.control.retire(["n-0"], lambda *_: None)
@@ -142,9 +159,17 @@ async def test_what_has_nowhere_to_go_stays_and_the_worker_works_on(pool: DaskPo
         assert await running.said() == [[1, 2, 3], 5]
 
 
+BUSY = """
+busy = client.submit(time.sleep, 3, workers=["n-0"])
+time.sleep(0.5)
+say("go")
+hear()
+say(client.submit(lambda: get_worker().name, workers=["n-0"]).result())
+"""
+
+
 async def test_a_cancelled_retirement_puts_the_worker_back_to_work(pool: DaskPool) -> None:
-    script = 'busy = client.submit(time.sleep, 3, workers=["n-0"])\ntime.sleep(0.5)\nsay("go")\nhear()\nsay(client.submit(lambda: get_worker().name, workers=["n-0"]).result())'
-    async with pool.client(script) as running:
+    async with pool.client(BUSY) as running:
         assert await running.said() == "go"
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
@@ -171,15 +196,17 @@ async def test_nothing_can_be_asked_of_a_scheduler_that_is_away(pool: DaskPool) 
     assert pool.control.workers == {}
 
 
-@pytest.mark.parametrize(
-    "line", [b"\xff\xfe\n", b"[]\n", b'{"id":"x"}\n', b'{"id":1,"op":"explode"}\n', b'{"id":1,"op":"hold","workers":7}\n']
-)
-async def test_nonsense_on_the_control_socket_is_refused_and_harms_nobody(pool: DaskPool, line: bytes) -> None:
+NONSENSE = (b"\xff\xfe", b"[]", b'{"id":"x"}', b'{"id":1,"op":"explode"}', b'{"id":1,"op":"hold","workers":7}')
+
+
+async def test_nonsense_on_the_control_socket_is_refused_and_harms_nobody(pool: DaskPool) -> None:
     reader, writer = await asyncio.open_unix_connection(pool.directory / "main.sock")
     await reader.readline()
     await reader.readline()
-    writer.write(line)
-    assert b'"ok":false' in await asyncio.wait_for(reader.readline(), 10)
+    for line in NONSENSE:
+        writer.write(line + b"\n")
+        assert b'"ok":false' in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
     await writer.wait_closed()
+    assert pool.control.connected
     assert (pool.directory / "main.sock").stat().st_mode & 0o777 == 0o660

@@ -138,7 +138,9 @@ class Script:
 
 
 @asynccontextmanager
-async def dask_pool(directory: Path, environment: Path, *workers: str) -> AsyncIterator[DaskPool]:
+async def dask_pool(
+    directory: Path, environment: Path, *workers: str, make: type[DaskPool] = DaskPool
+) -> AsyncIterator[DaskPool]:
     """Run a scheduler and these workers until the end of the block."""
     for folder in ("schedulers", "workers", "scratch"):
         (directory / folder).mkdir()
@@ -148,7 +150,7 @@ async def dask_pool(directory: Path, environment: Path, *workers: str) -> AsyncI
         stop_on_exit=True,
     )  # fmt: skip
     async with open_units(config) as units:
-        pool = DaskPool(directory, environment, units)
+        pool = make(directory, environment, units)
         running = asyncio.create_task(pool.control.run(), name="control")
         try:
             await pool.start_scheduler()
