@@ -106,6 +106,7 @@ class LocalState:
         try:
             for part in (self.directory, self.logs):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._link_logs()
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CannotWrite(lock, error) from error
@@ -116,6 +117,14 @@ class LocalState:
             shutil.rmtree(self.run, ignore_errors=True)
         finally:
             os.close(descriptor)
+
+    def _link_logs(self) -> None:
+        """Put the programs' own logs where `clusteractl logs` looks for those of their units."""
+        for owner, unit, program in (("units", "clusteraid", "daemon"), ("agent", "clusterai-agent", "agent")):
+            link = self.directory / owner / "logs" / f"{unit}.service.log"
+            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(self.logs / f"{program}.log")
 
     def _make_run(self) -> None:
         """Make the directory of sockets; where others may write, one that they made does not serve."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import platform
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from clusterai.environment import read_complete
+from clusterai.ids import suggest_node_id
 from support.pool_environment import pool_environment
 from support.tree import ROOT, python_path
 from support.waiting import until
@@ -76,6 +78,13 @@ async def nothing_left(state: Path) -> None:
     await until(lambda: not list(processes_of(state)), DOWN_SECONDS)
 
 
+async def control_output(socket: str, *words: str) -> str:
+    command = (sys.executable, "-P", "-m", "clusteractl", "--socket", socket, *words)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=python_path())
+    said, _ = await process.communicate()
+    return said.decode()
+
+
 async def test_a_command_runs_with_a_client_that_connects_and_its_exit_code_is_kept(state: Path) -> None:
     async with local(state, "--", "python", "-c", f"{SUM}; import sys; sys.exit(7)") as process:
         code, out, err = await ended(process)
@@ -102,12 +111,10 @@ async def test_in_the_foreground_it_says_how_to_connect_and_ctrl_c_ends_all_of_i
         said, _ = await used.communicate()
         assert said == b"sum 3\n"
         socket = control.split("--socket ")[1].split()[0]
-        status = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "clusteractl", "--socket", socket, "node", "list",
-            stdout=asyncio.subprocess.PIPE, env=python_path(),
-        )  # fmt: skip
-        said, _ = await status.communicate()
-        assert b"ready" in said
+        node = suggest_node_id(platform.node())
+        assert "ready" in await control_output(socket, "node", "list")
+        assert "ready" in await control_output(socket, "logs")
+        assert "connected" in await control_output(socket, "logs", "--node", node)
         process.send_signal(signal.SIGINT)
         code, _, err = await ended(process, DOWN_SECONDS)
         assert code == 130, err
