@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from bench.processes import Place, Program
 from bench.servers import Daemon
@@ -27,7 +29,7 @@ from support.tree import ROOT, python_path
 Found = TypeVar("Found")
 PYTHON_MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _CACHE = ROOT / ".cache/environments"
-_STEP_SECONDS = 0.05
+_STEP_SECONDS, _END_SECONDS = 0.05, 10.0
 
 
 def environment() -> tuple[str, Path]:
@@ -53,13 +55,36 @@ class DaskAccess:
 
 
 class Cluster:
-    """One daemon and any number of agents in one directory."""
+    """One daemon and any number of agents in one directory. Leaving the block ends schedulers and workers.
+
+    They outlive whoever started them, as on real machines, so somebody has to.
+    """
 
     def __init__(self, directory: Path, place: Place) -> None:
         self.directory, self._place = directory, place
         self.environment_hash, self.environment = environment()
         self.daemon = Daemon(directory, place, heartbeat_seconds=5.0)
         self._link(directory / "compute")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        units = [process_id for process_id in self._units() if self._is_ours(process_id)]
+        for process_id in units:
+            os.kill(process_id, signal.SIGKILL)
+        wait_until(lambda: not any(map(self._is_ours, units)), _END_SECONDS)
+
+    def _units(self) -> Iterator[int]:
+        for record in self.directory.rglob("units/*.json"):
+            yield json.loads(record.read_text())["process_id"]
+
+    def _is_ours(self, process_id: int) -> bool:
+        """Tell whether the process runs and carries our directory in its command line."""
+        try:
+            return str(self.directory) in Path(f"/proc/{process_id}/cmdline").read_text()
+        except OSError:
+            return False
 
     def _link(self, compute: Path) -> None:
         (compute / "env").mkdir(parents=True)
@@ -84,7 +109,6 @@ compute_directory = "{home}/compute"
 scratch_directory = "{home}/dask"
 [units]
 back_end = "process"
-stop_on_exit = true
 [worker]
 count = 1
 threads = 1
@@ -154,8 +178,7 @@ def wait_until(condition: Callable[[], Found], seconds: float, say: Callable[[],
 @contextmanager
 def running_cluster(directory: Path, place: Place, names: tuple[str, ...]) -> Iterator[Cluster]:
     """Run a cluster whose nodes have registered workers."""
-    cluster = Cluster(directory, place)
-    with cluster.daemon.running(), ExitStack() as agents:
+    with Cluster(directory, place) as cluster, cluster.daemon.running(), ExitStack() as agents:
         for name in names:
             agents.enter_context(cluster.agent(name, cluster.join(name)))
         cluster.wait_registered(len(names))

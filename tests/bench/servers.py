@@ -63,7 +63,6 @@ runtime_directory = "{self.directory}/run"
 enroll = false
 [units]
 back_end = "process"
-stop_on_exit = true
 [discovery]
 announce = false
 """
