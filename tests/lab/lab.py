@@ -82,11 +82,16 @@ def _new_run() -> Path:
     return directory
 
 
+def leftovers() -> list[Path]:
+    """Return the directories of runs whose process is gone."""
+    owners = _runs().glob("*/owner")
+    return [owner.parent for owner in owners if not Process.parse(owner.read_text()).alive]
+
+
 def remove_leftovers() -> None:
-    """Remove what runs left whose process is gone."""
-    for owner in _runs().glob("*/owner"):
-        if not Process.parse(owner.read_text()).alive:
-            _remove_run(owner.parent)
+    """Stop and remove what such runs left."""
+    for directory in leftovers():
+        _remove_run(directory)
 
 
 def _remove_run(directory: Path) -> None:

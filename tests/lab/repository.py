@@ -19,11 +19,11 @@ def publish(packages: Iterable[Path], repository: Path) -> None:
     (repository / "Packages").write_text(index)
 
 
-def build(output: Path, version: str = "") -> list[Path]:
-    """Build our packages from this tree for bookworm; return their paths."""
-    options = ["--version", version] if version else []
-    run([ROOT / "scripts/build-debs", "--output", output, *options], seconds=600)
-    return sorted((output / "bookworm").glob("*.deb"))
+def build(output: Path, *, version: str = "", release: str = "bookworm", verify: bool = False) -> list[Path]:
+    """Build our packages from this tree in the release; return their paths."""
+    options = (["--version", version] if version else []) + (["--verify"] if verify else [])
+    run([ROOT / "scripts/build-debs", "--output", output, "--release", release, *options], seconds=600)
+    return sorted((output / release).glob("*.deb"))
 
 
 def wheels() -> Path:

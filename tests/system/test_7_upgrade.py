@@ -11,7 +11,7 @@ NEXT = "0.1.0+next1"
 
 @pytest.fixture(scope="module")
 def _next_version(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
-    repository.publish(repository.build(tmp_path_factory.mktemp("next"), NEXT), cluster.lab.repository)
+    repository.publish(repository.build(tmp_path_factory.mktemp("next"), version=NEXT), cluster.lab.repository)
 
 
 def version(cluster: Cluster, name: str, package: str) -> str:
