@@ -41,7 +41,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ign
             return None
         make, behaviour = _kind(handler)
         guarded = self._guarded(handler_call_details.method, behaviour, streams=bool(handler.response_streaming))
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, handler.request_deserializer, _serializer(handler.response_serializer))
 
     def _guarded(self, method: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
         run = _written(behaviour) if streams and isasyncgenfunction(behaviour) else behaviour
@@ -67,6 +67,11 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ign
                 return answer
 
         return call
+
+
+def _serializer(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Let a servicer answer with bytes that are serialised already."""
+    return lambda response: response if type(response) is bytes else serialize(response)
 
 
 def _kind(handler: Any) -> tuple[Callable[..., Any], Behaviour]:

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
-from clusterai.v1.node_admin_pb2 import Node as WireNode
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
 from clusterai.v1.types_pb2 import NodeFacts, Sample
 from clusteraid.planner import judge, plan_workers
@@ -56,7 +55,7 @@ class Node:
     session: SpecChannel | None = None
     address: str = ""
     clock_skew: float = 0.0
-    wire: WireNode | None = None  # what does not change with each heartbeat, in the form in which it is listed
+    wire: bytes | None = None  # what does not change with each heartbeat, in the form in which it is listed
 
     @property
     def node_id(self) -> NodeId:

@@ -1,11 +1,11 @@
 """Nodes and workers in the form in which they are listed; what the agent and the scheduler say of a worker, as one."""
 
 import asyncio
+import struct
 import time
 from collections.abc import Iterable, Mapping
 
-from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse
-from clusterai.v1.node_admin_pb2 import Node as WireNode
+from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse, Node
 from clusterai.v1.types_pb2 import (
     WORKER_STATE_FAILED,
     WORKER_STATE_HELD,
@@ -16,7 +16,8 @@ from clusterai.v1.types_pb2 import (
     WorkerStatus,
 )
 from clusteraid.approvals import Waiting
-from clusteraid.nodes import Node, Nodes
+from clusteraid.nodes import Node as KnownNode
+from clusteraid.nodes import Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort, RegisteredWorker
 
@@ -24,6 +25,9 @@ _REGISTER_SECONDS = 20.0  # a worker that runs longer than this and is not regis
 _UNREGISTERED = (
     "its process runs, but the scheduler does not know it: see `clusteractl logs --node {node} --unit {unit}`"
 )
+# Field numbers of node_admin.proto on the wire: ListNodesResponse.nodes, and Node.last_heard_unix_seconds as a double.
+_NODES_TAG, _LAST_HEARD_TAG = b"\x0a", 9 << 3 | 1
+_LAST_HEARD = struct.Struct("<Bd")
 
 
 class Views:
@@ -34,62 +38,68 @@ class Views:
         self._registered: dict[str, tuple[RegisteredWorker, ...]] = {}
         pool.on_changed(self._pool_changed)
 
-    def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool) -> ListNodesResponse:
-        """Return all nodes by name, then those that wait for approval."""
-        response = ListNodesResponse()
-        offset = time.time() - asyncio.get_running_loop().time()
-        for node in sorted(self._nodes, key=lambda node: node.node_id):
-            wire = self._wire(node, offset)
-            if with_samples and node.sample is not None:
-                response.nodes.add().CopyFrom(wire)
-                response.nodes[-1].sample.CopyFrom(node.sample)
-            else:
-                response.nodes.append(wire)
-        response.nodes.extend(pending(entry) for entry in waiting)
-        return response
+    def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool) -> bytes:
+        """Return a serialised ListNodesResponse: all nodes by name, then those that wait for approval.
 
-    def node(self, node: Node) -> WireNode:
+        It is put together from each node's own bytes: thousands of nodes are listed while heartbeats wait.
+        """
+        offset = time.time() - asyncio.get_running_loop().time()
+        parts: list[bytes] = []
+        for node in sorted(self._nodes, key=lambda node: node.node_id):
+            kept = self._kept(node)
+            if node.heard_once:
+                kept += _LAST_HEARD.pack(_LAST_HEARD_TAG, node.heard_at + offset)
+            if with_samples and node.sample is not None:
+                kept += Node(sample=node.sample).SerializeToString()
+            parts += (_NODES_TAG, _varint(len(kept)), kept)
+        pending_nodes = ListNodesResponse(nodes=[pending(entry) for entry in waiting])
+        return b"".join((*parts, pending_nodes.SerializeToString()))
+
+    def node(self, node: KnownNode) -> Node:
         """Return one node with everything that is known of it."""
-        wire = WireNode()
-        wire.CopyFrom(self._wire(node, time.time() - asyncio.get_running_loop().time()))
+        wire = self._made(node)
+        if node.heard_once:
+            wire.last_heard_unix_seconds = time.time() - asyncio.get_running_loop().time() + node.heard_at
         if node.sample is not None:
             wire.sample.CopyFrom(node.sample)
         return wire
 
     def workers(self) -> list[WorkerStatus]:
         """Return all workers: those that nodes run, and those that only the scheduler knows."""
-        offset = time.time() - asyncio.get_running_loop().time()
-        listed = [worker for node in self._nodes for worker in self._wire(node, offset).workers]
+        listed = [worker for node in self._nodes for worker in self._workers(node)]
         known = {worker.worker_name for worker in listed}
         strangers = (worker for name, worker in self._pool.workers.items() if name not in known)
         listed.extend(_registered_only(worker) for worker in strangers)
         return sorted(listed, key=lambda worker: (worker.node_id, worker.worker_name))
 
-    def _wire(self, node: Node, offset: float) -> WireNode:
-        """Return the node's kept message, with the time when it was last heard made new."""
-        wire = node.wire
-        if wire is None:
-            wire = self._made(node)
-            if all(worker.state != WORKER_STATE_RUNNING for worker in wire.workers):  # that state ends with time
-                node.wire = wire
-        wire.last_heard_unix_seconds = node.heard_at + offset if node.heard_once else 0.0
-        return wire
+    def _kept(self, node: KnownNode) -> bytes:
+        """Return the node's bytes, less what changes with each heartbeat."""
+        if node.wire is not None:
+            return node.wire
+        made = self._made(node)
+        kept = made.SerializeToString()
+        if all(worker.state != WORKER_STATE_RUNNING for worker in made.workers):  # that state ends with time
+            node.wire = kept
+        return kept
 
-    def _made(self, node: Node) -> WireNode:
+    def _made(self, node: KnownNode) -> Node:
         entry = node.entry
-        wire = WireNode(
+        wire = Node(
             node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
             facts=node.facts, since_unix_seconds=node.since, address=node.address, clock_skew_seconds=node.clock_skew,
             certificate_expires_unix_seconds=node.certificate_not_after, pool_name=node.spec.pool.pool_name,
+            workers=self._workers(node),
         )
         if node.status.environment.environment_hash == self._environment.environment_hash:
             wire.environment.CopyFrom(node.status.environment)
-        registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
-        held = not entry.may_work
-        wire.workers.extend(merged(node.node_id, worker, registered, held=held) for worker in node.status.workers)
-        reported = {worker.worker_name for worker in node.status.workers}
-        wire.workers.extend(_registered_only(worker) for name, worker in registered.items() if name not in reported)
         return wire
+
+    def _workers(self, node: KnownNode) -> list[WorkerStatus]:
+        registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
+        held = not node.entry.may_work
+        workers = [merged(node.node_id, worker, registered, held=held) for worker in node.status.workers]
+        reported = {worker.worker_name for worker in workers}
+        return workers + [_registered_only(worker) for name, worker in registered.items() if name not in reported]
 
     def _pool_changed(self) -> None:
         """Find out whose workers changed; only those nodes' messages are made anew."""
@@ -103,10 +113,10 @@ class Views:
         self._registered = grouped
 
 
-def pending(entry: Waiting) -> WireNode:
+def pending(entry: Waiting) -> Node:
     """Return a machine that waits for approval, as a node."""
     facts = NodeFacts.FromString(entry.admission.facts)
-    return WireNode(
+    return Node(
         node_id=entry.name, state=NODE_STATE_PENDING, reason="waits for approval", facts=facts,
         hint=f"compare the code with what the node shows, then `clusteractl node approve {entry.name}`",
         since_unix_seconds=entry.since, address=entry.admission.address, approval_code=entry.code,
@@ -144,3 +154,13 @@ def _add_registered(worker: WorkerStatus, known: RegisteredWorker) -> None:
     worker.thread_count, worker.memory_limit_bytes = known.threads, known.memory_limit
     worker.running_task_count, worker.stored_bytes = known.processing, known.nbytes
     worker.dask_address = known.address
+
+
+def _varint(number: int) -> bytes:
+    """Encode a length as protobuf does."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -6,6 +6,7 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from clusterai.pki import key_pem, new_csr, new_key
-from clusterai.rpc import from_rpc_error, secure_channel
+from clusterai.rpc import SERVER_NAME, from_rpc_error, secure_channel
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.event_pb2 import WatchEventsRequest
@@ -35,7 +36,7 @@ from clusterai.v1.node_pb2 import (
 from clusterai.v1.node_pb2_grpc import NodeServiceStub
 from clusterai.v1.types_pb2 import ENVIRONMENT_STATE_READY, EnvironmentStatus, Sample, WorkerStatus
 from support.killable import KillableDaemon, killable_daemon
-from support.sim_node import SimNode, facts, node, operator, sim_node, state
+from support.sim_node import SimNode, SimSession, facts, node, operator, sim_node, state
 
 SETTINGS = "[session]\nheartbeat_seconds = 0.5\noffline_seconds = 2\n"
 
@@ -144,9 +145,7 @@ async def test_removing_a_node_closes_its_session_and_refuses_its_certificate(
         await admin.RemoveNode(RemoveNodeRequest(node_id="pi4"), timeout=5)
     assert (await session.read_until("farewell")).farewell.reason == Farewell.REASON_REVOKED
     assert await session.call.read() is EOF
-    call = pi.stub.Session(timeout=5)
-    await call.write(SessionRequest(hello=Hello(facts=facts())))
-    assert await error_of(call.read()) == "revoked"
+    assert await error_of(pi.stub.GetEnvironmentLock(GetEnvironmentLockRequest(), timeout=5)) == "revoked"
 
 
 async def test_a_node_of_another_python_is_incompatible_and_gets_no_worker(
@@ -180,22 +179,24 @@ async def test_a_restart_of_the_daemon_marks_nobody_offline(daemon: KillableDaem
     await daemon.kill()
     await daemon.start()
     assert await state(daemon, "pi4") == "suspect"
-    daemon_now = await sim_again(daemon, pi)
-    assert daemon_now.epoch > before.epoch
-    assert daemon_now.spec.generation > before.spec.generation
-    assert list(daemon_now.spec.workers) == list(before.spec.workers)
-    assert await state(daemon, "pi4") == "ready"
+    async with connected_again(daemon, pi) as session:
+        now = session.welcome
+        assert now.epoch > before.epoch
+        assert now.spec.generation > before.spec.generation
+        assert list(now.spec.workers) == list(before.spec.workers)
+        assert await state(daemon, "pi4") == "ready"
     assert "node-offline" not in await events(daemon)
 
 
-async def sim_again(daemon: KillableDaemon, pi: SimNode) -> Any:
-    """Connect to a daemon that has other ports now."""
+@asynccontextmanager
+async def connected_again(daemon: KillableDaemon, pi: SimNode) -> AsyncIterator[SimSession]:
+    """Yield a session with a daemon that has other ports now."""
     port = (await daemon_port(daemon)).rpartition(":")[2]
     enrolled = pi.enrolled
     async with secure_channel(
         f"127.0.0.1:{port}", ca_pem=enrolled.ca_pem, chain_pem=enrolled.chain_pem, key_pem=enrolled.key_pem
     ) as channel:
-        return (await SimNode(pi.name, enrolled, channel).session()).welcome
+        yield await SimNode(pi.name, enrolled, channel).session()
 
 
 async def daemon_port(daemon: KillableDaemon) -> str:
@@ -261,13 +262,15 @@ async def test_a_session_begins_with_a_hello_and_with_a_bounded_one(daemon: Kill
 
 
 async def test_a_message_over_1_mib_ends_only_that_stream(daemon: KillableDaemon, pi: SimNode) -> None:
-    session = await pi.session()
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
+    enrolled = pi.enrolled
+    credentials = grpc.ssl_channel_credentials(enrolled.ca_pem, enrolled.key_pem, enrolled.chain_pem)
+    options = (("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.max_send_message_length", -1))
+    async with grpc.aio.secure_channel(enrolled.server_addresses[0], credentials, options=options) as unlimited:
+        session = await SimNode(pi.name, enrolled, unlimited).session()
         await session.report(NodeStatus(message="x" * (2 << 20)))
-        while True:
-            await session.read()
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    await (await pi.session("again")).beat()
+        assert await session.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    again = await pi.session("again")
+    await again.beat()
     await becomes(daemon, "pi4", "ready", 1)
 
 

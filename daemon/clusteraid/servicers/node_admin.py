@@ -31,7 +31,8 @@ class NodeAdminServicer(NodeAdminServiceServicer):
         self._nodes, self._views, self._approvals, self._drains = nodes, views, approvals, drains
         self._removal, self._default_deadline = removal, default_deadline
 
-    async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> bytes:
+        """Return a serialised ListNodesResponse."""
         return self._views.nodes(self._approvals.waiting(), with_samples=request.with_samples)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
