@@ -19,10 +19,13 @@ from typing import Any
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio.message_bus import MessageBus
 
+from clusterai.units.systemd_bus import _close
+
 _SYSTEMD, _ROOT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 _MANAGER = f"{_SYSTEMD}.Manager"
 _BUS_CONFIG = """<busconfig><type>session</type><listen>unix:path={directory}/bus</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="false"/><allow own="*"/><allow user="*"/></policy>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
+</policy>
 </busconfig>"""
 
 
@@ -80,7 +83,7 @@ class FakeSystemd:
     """The manager. Tests change `units`; `hang` holds back the end of jobs."""
 
     def __init__(self, bus: MessageBus) -> None:
-        self._bus = bus
+        self._bus: Any = bus
         self.units: dict[str, FakeUnit] = {}
         self.hang = False
         self._jobs = 0
@@ -100,6 +103,7 @@ class FakeSystemd:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for unit in self.units.values():
             await self._end(unit)
+        self._bus = None  # dbus-fast closes its socket when it is collected
 
     def _called(self, message: Message) -> Message | None:
         if message.message_type is not MessageType.METHOD_CALL or not (message.path or "").startswith(_ROOT):
@@ -197,14 +201,7 @@ async def fake_systemd(address: str) -> AsyncIterator[FakeSystemd]:
         yield systemd
     finally:
         await systemd.close()
-        await _disconnect(bus)
-
-
-async def _disconnect(bus: Any) -> None:
-    if bus.connected:
-        bus.disconnect()
-        with suppress(EOFError, OSError):
-            await bus.wait_for_disconnect()
+        await _close(bus)
 
 
 async def kill(process_id: int) -> None:

@@ -90,6 +90,7 @@ class SystemdUnits:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+            self._keeping = None  # it would keep the bus alive
 
     async def start(self, unit: UnitName) -> None:
         """Start the unit and wait until its job is done. Raises UnitMissing, NotPermitted, UnitFailed."""
@@ -108,10 +109,13 @@ class SystemdUnits:
         self._known.add(unit)
         try:
             (path,) = await self._call(_MANAGER, "LoadUnit", "s", unit)
+            service = await self._properties(path, _SERVICE)
             common = await self._properties(path, _UNIT)
             if common.get("LoadState") == "not-found":
                 return UnitStatus(unit, installed=False, result="")
-            return _status(unit, common, await self._properties(path, _SERVICE))
+            if common.get("ActiveState") == "active" and not service.get("MainPID"):
+                service = await self._properties(path, _SERVICE)  # it started between the two questions
+            return _status(unit, common, service)
         except _Refused as error:
             if error.name in _MISSING:
                 return UnitStatus(unit, installed=False, result="")
@@ -170,7 +174,7 @@ class SystemdUnits:
                 await _disconnected(bus)
                 self._lost("the system bus closed the connection")
             except _FAILURES as error:
-                self._lost(f"{error or type(error).__name__}")
+                self._lost(str(error) or type(error).__name__)
             finally:
                 self._bus = None
                 tried.set()
@@ -248,7 +252,7 @@ async def _call(bus: MessageBus, message: Message) -> list[Any]:
         async with asyncio.timeout(_CALL_SECONDS):
             reply = await bus.call(message)
     except (OSError, EOFError, TimeoutError) as error:
-        raise UnitsUnavailable(f"the system bus does not answer ({error or type(error).__name__})") from error
+        raise UnitsUnavailable(f"the system bus does not answer ({str(error) or type(error).__name__})") from error
     if reply is None:
         raise UnitsUnavailable("the system bus gave no reply")
     if reply.message_type is MessageType.ERROR:
@@ -260,7 +264,9 @@ async def _call(bus: MessageBus, message: Message) -> list[Any]:
 
 
 async def _close(bus: MessageBus | None) -> None:
-    if bus is not None and bus.connected:
+    if bus is None:
+        return
+    if bus.connected:
         bus.disconnect()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
