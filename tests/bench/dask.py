@@ -14,7 +14,7 @@ from bench.servers import free_port
 from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 
-TASKS, MEBIBYTES, ROUNDS = 3000, 256, 7
+TASKS, MEBIBYTES, ROUNDS = 3000, 128, 7
 _NAMES = ("one", "two")
 _START_SECONDS = 60.0
 
@@ -55,8 +55,9 @@ def _by_hand(directory: Path, cluster: Cluster) -> Iterator[DaskAccess]:
     tls = ("--tls-ca-file", ca, "--tls-cert", certificate, "--tls-key", certificate)
     where = ("--host", "127.0.0.1", "--port", address.rpartition(":")[2])
     with ExitStack() as stack:
+        board = ("--dashboard-address", f"127.0.0.1:{free_port()}")
         scheduler = Program(
-            "distributed.cli.dask_scheduler", *tls, *where, "--no-dashboard", place=inside, log=directory / "hand.log"
+            "distributed.cli.dask_scheduler", *tls, *where, *board, place=inside, log=directory / "hand.log"
         )
         stack.enter_context(scheduler)
         _wait_for_port(int(where[-1]))

@@ -37,11 +37,11 @@ def measure() -> Iterator[Figure]:
 def _join() -> float:
     """Return the time from the token in hand to a registered worker, the environment being built."""
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
-        with Cluster(Path(name), Place()) as cluster, cluster.daemon.running():
-            begun, agent = time.monotonic(), cluster.agent("one", cluster.join("one"))
-            with agent:
-                cluster.wait_registered(1)
-                return time.monotonic() - begun
+        with Cluster(Path(name), Place()) as cluster, cluster.daemon.running(), ExitStack() as stack:
+            begun = time.monotonic()
+            stack.enter_context(cluster.agent("one", cluster.join("one")))
+            cluster.wait_registered(1)
+            return time.monotonic() - begun
 
 
 def _broken_stream() -> float:
