@@ -1,0 +1,109 @@
+"""Who is silent: decided on the monotonic clock, with a grace time after starts, stalls and in storms."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from clusterai.ids import ClusterId, NodeId
+from clusterai.v1.node_pb2 import Hello, SessionRequest, SessionResponse
+from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec
+from clusteraid.config import SessionConfig
+from clusteraid.events import Events
+from clusteraid.nodes import Counter, Nodes
+from clusteraid.pool_port import PoolPlan
+from clusteraid.ports import CertificateRecord, Enrolment, Role
+from clusteraid.registry import State
+from clusteraid.sessions import Session, Sessions
+from clusteraid.store import Store
+from clusteraid.store_access import AccessStore
+from clusteraid.store_nodes import NodeStore
+
+PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
+
+
+class Scene:
+    """Two known nodes, nobody connected, and a clock that the test moves."""
+
+    def __init__(self, nodes: Nodes, sessions: Sessions) -> None:
+        self.nodes, self.sessions = nodes, sessions
+        self.start = asyncio.get_running_loop().time()
+        self.opened: list[Session] = []
+        self.sent: list[SessionResponse] = []
+
+    async def open(self, name: str) -> Session:
+        """Open a session in a task of its own, as a call has."""
+
+        async def write(message: SessionResponse) -> None:
+            self.sent.append(message)
+
+        async def call() -> Session:
+            return self.sessions.open(name, "192.0.2.1", Hello(), write)
+
+        self.opened.append(await asyncio.create_task(call()))
+        return self.opened[-1]
+
+    def tick(self, seconds: float, since_last: float = 0.25) -> dict[str, State]:
+        """Let the clock be so long after the start; return the states."""
+        self.sessions.tick(self.start + seconds, since_last)
+        return {node.node_id: node.entry.state for node in self.nodes}
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with Store.open(tmp_path / "db") as store:
+        access, nodes_store = AccessStore(store, ClusterId("c1")), NodeStore(store, ClusterId("c1"))
+        for number, name in enumerate(("alpha", "beta")):
+            record = CertificateRecord(str(number), f"spiffe://c1/node/{name}", 5e9)
+            await access.enroll(Enrolment(name, Role.NODE, record, 1.0))
+        events = Events(nodes_store)
+        nodes = Nodes(nodes_store, events, PLAN, lambda: PoolSpec(pool_name="main"), Counter(1))
+        await nodes.load()
+        config = SessionConfig(heartbeats_per_second=1)
+        built = Scene(nodes, Sessions(nodes, events, config, lambda: ("h:1",), Counter(1)))
+        yield built
+        for session in built.opened:
+            await built.sessions.close(session)
+
+
+async def test_known_nodes_have_one_full_grace_time_after_a_start(scene: Scene) -> None:
+    assert set(scene.tick(11.0).values()) == {State.SUSPECT}
+    assert set(scene.tick(12.0).values()) == {State.OFFLINE}
+
+
+async def test_a_node_is_offline_before_the_time_is_over(scene: Scene) -> None:
+    await scene.open("alpha")
+    assert scene.tick(11.0)["alpha"] is not State.OFFLINE
+    assert scene.tick(11.9)["alpha"] is State.OFFLINE
+
+
+async def test_after_a_stall_silence_counts_anew(scene: Scene) -> None:
+    await scene.open("alpha")
+    assert State.OFFLINE not in scene.tick(100.0, since_last=90.0).values()
+    assert State.OFFLINE not in scene.tick(111.0).values()
+    assert scene.tick(112.0)["alpha"] is State.OFFLINE
+
+
+async def test_while_others_come_back_nobody_is_given_up(scene: Scene) -> None:
+    scene.sessions._last_opened = scene.start + 13
+    assert scene.tick(14.0)["beta"] is State.SUSPECT
+    assert scene.tick(15.5)["beta"] is State.OFFLINE
+
+
+async def test_messages_of_a_replaced_session_change_nothing(scene: Scene) -> None:
+    old = await scene.open("alpha")
+    await scene.open("alpha")
+    heard = scene.nodes.find("alpha").heard_at
+    scene.sessions.received(old, SessionRequest())
+    assert scene.nodes.find("alpha").heard_at == heard
+
+
+async def test_many_nodes_are_heard_less_often_and_go_offline_later(scene: Scene) -> None:
+    scene.sessions.config = SessionConfig(heartbeat_seconds=0.5, offline_seconds=1, heartbeats_per_second=1)
+    await scene.open("alpha")
+    scene.tick(0.1)
+    assert scene.sessions.offline_seconds == 2.4
+    await asyncio.sleep(0)
+    assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 1.0
+    assert scene.nodes.find(NodeId("alpha")).entry.state is not State.OFFLINE
