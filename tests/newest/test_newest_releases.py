@@ -15,7 +15,7 @@ FOR_TESTS = ("pyyaml",)
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 PINS = ROOT / "tests/requirements.txt"
 # Of integration: what meets gRPC, TLS and the store. Dask has an environment of its own, whatever runs the daemon.
-TESTS = ("tests/unit", "tests/integration")
+TESTS = ("tests/unit", "tests/contract", "tests/integration")
 LEFT_OUT = ("tests/unit/support", "tests/integration/test_dask_*", "tests/integration/test_faults_*")
 
 

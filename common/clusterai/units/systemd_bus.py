@@ -35,6 +35,7 @@ _MATCHES = (
 _OURS = "clusterai"
 _CONNECT_SECONDS, _CALL_SECONDS, _JOB_SECONDS = 5.0, 25.0, 120.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 15.0
+_LOOKS = 3
 _KEPT_JOBS = 256  # results of jobs whose number we do not know yet, or that are not ours
 _MISSING = {f"{_SYSTEMD}.NoSuchUnit", f"{_SYSTEMD}.LoadFailed", "org.freedesktop.DBus.Error.FileNotFound"}
 _DENIED = {
@@ -109,12 +110,14 @@ class SystemdUnits:
         self._known.add(unit)
         try:
             (path,) = await self._call(_MANAGER, "LoadUnit", "s", unit)
-            service = await self._properties(path, _SERVICE)
             common = await self._properties(path, _UNIT)
             if common.get("LoadState") == "not-found":
                 return UnitStatus(unit, installed=False, result="")
-            if common.get("ActiveState") == "active" and not service.get("MainPID"):
-                service = await self._properties(path, _SERVICE)  # it started between the two questions
+            for _ in range(_LOOKS):
+                service, before = await self._properties(path, _SERVICE), common
+                common = await self._properties(path, _UNIT)
+                if common.get("SubState") == before.get("SubState"):  # else it changed between the questions
+                    break
             return _status(unit, common, service)
         except _Refused as error:
             if error.name in _MISSING:
@@ -138,6 +141,8 @@ class SystemdUnits:
         try:
             (path,) = await self._call(_MANAGER, method, "ss", unit, "replace")
         except _Refused as error:
+            if error.name in _DENIED and not (await self.status(unit)).installed:
+                raise UnitMissing(unit) from error  # polkit is asked before systemd looks for the file
             raise _translated(error, verb, unit) from error
         result = await self._job_result(path, verb, unit)
         if result != "done":
