@@ -36,12 +36,13 @@ def measure() -> Iterator[Figure]:
 
 def _join() -> float:
     """Return the time from the token in hand to a registered worker, the environment being built."""
-    with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
-        with Cluster(Path(name), Place()) as cluster, cluster.daemon.running(), ExitStack() as stack:
-            begun = time.monotonic()
-            stack.enter_context(cluster.agent("one", cluster.join("one")))
-            cluster.wait_registered(1)
-            return time.monotonic() - begun
+    with tempfile.TemporaryDirectory(prefix="cai-bench-") as name, ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(Path(name), Place()))
+        stack.enter_context(cluster.daemon.running())
+        begun = time.monotonic()
+        stack.enter_context(cluster.agent("one", cluster.join("one")))
+        cluster.wait_registered(1)
+        return time.monotonic() - begun
 
 
 def _broken_stream() -> float:
