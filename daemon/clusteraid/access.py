@@ -1,6 +1,8 @@
 """Who calls, and whether it may: one table from methods to roles; what is not in it is refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -92,6 +94,44 @@ class Caller:
 CURRENT_CALLER: ContextVar[Caller] = ContextVar("caller")  # set by the interceptor around each call
 
 
+class OpenStreams:
+    """The streams that operators have open: they end when their operator is revoked, not only when they are done."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Identity, set[asyncio.Task[object]]] = {}
+
+    @contextmanager
+    def opened(self, caller: Caller) -> Iterator[None]:
+        """Run a stream of the caller in the running task.
+
+        Raises:
+            Revoked: it was ended by a revocation.
+        """
+        task, identity = asyncio.current_task(), caller.identity
+        if task is None or identity is None or identity.kind is not IdentityKind.OPERATOR:
+            yield  # a node's session ends by itself, with a farewell
+            return
+        tasks = self._tasks.setdefault(identity, set())
+        tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in tasks:
+                raise
+            task.uncancel()
+            raise Revoked(caller=caller.name) from None
+        finally:
+            tasks.discard(task)
+            if not tasks and self._tasks.get(identity) is tasks:
+                del self._tasks[identity]
+
+    def identity_revoked(self, identity: Identity) -> None:
+        """Listen to revocations: end the identity's streams."""
+        tasks = self._tasks.pop(identity, set())
+        while tasks:  # one that is not among them any more knows why it ends
+            tasks.pop().cancel()
+
+
 class Access:
     """Decides each call from the table, the certificate, the deny-list and the operators' roles, all in memory."""
 
@@ -99,6 +139,7 @@ class Access:
         self, cluster_id: ClusterId, is_revoked: Callable[[str], bool], role_of: Callable[[str], Role | None]
     ) -> None:
         self._cluster_id, self._is_revoked, self._role_of = cluster_id, is_revoked, role_of
+        self.streams = OpenStreams()
 
     def authorize(
         self, method: str, listener: Listener, peer: str, auth_context: Mapping[str, Sequence[bytes]]

@@ -39,10 +39,12 @@ async def build_entrance(store: AccessStore, authority: Authority, events: Event
     tokens = JoinTokens(store, events, authority.ca_sha256, time.time)
     enrollment = Enrollment(store, tokens, authority, revocations, attempts, events, time.time)
     enrollment.on_enrolled(operators.operator_enrolled)
+    access = Access(authority.cluster_id, revocations.is_revoked, operators.role_of)
+    revocations.on_revoked(access.streams.identity_revoked)
     return Entrance(
         revocations, operators, tokens, enrollment,
         Approvals(enrollment, attempts, events, authority.ca_sha256, time.time),
         Renewals(authority, store, revocations),
         DaemonCertificate(authority),
-        Access(authority.cluster_id, revocations.is_revoked, operators.role_of),
+        access,
     )

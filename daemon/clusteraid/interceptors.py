@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from inspect import isasyncgenfunction
 from typing import Any
 
@@ -52,7 +53,8 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ign
             try:
                 caller = self._access.authorize(method, self._listener, context.peer(), context.auth_context())
                 CURRENT_CALLER.set(caller)
-                answer = await run(request, context)
+                with self._access.streams.opened(caller) if streams else nullcontext():
+                    answer = await run(request, context)
             except ClusterAIError as error:
                 _note(method, caller, request, error.code, changes=changes or caller is None)
                 await _refuse(context, error)
