@@ -1,7 +1,6 @@
 """What `clusteractl doctor` asks the daemon: each check is one function, each finding comes with its fix."""
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -137,12 +136,9 @@ class Checks:
     async def _polkit(self) -> CheckResult:
         if self._parts.config.units.back_end is not BackEnd.SYSTEMD:
             return _not_applicable("units are the daemon's own processes")
-        permitted = getattr(self._parts.control, "check_permission", None)
-        if permitted is None or os.geteuid() == 0:
-            return _ok("root may control all units")
         try:
-            await permitted(self._parts.units.controlled[0])
-        except NotPermitted as error:
+            await self._parts.control.check_permission(self._parts.units.controlled[0])
+        except (NotPermitted, UnitMissing, UnitsUnavailable) as error:
             return _failed(str(error), error.advice)
         return _ok("polkit lets the daemon control its units")
 

@@ -45,6 +45,8 @@ async def test_a_refusal_names_the_rule(units: Units, systemd: FakeSystemd, deni
     with pytest.raises(NotPermitted, match="may not restart clusterai-worker@n-0") as refused:
         await units.restart(UNIT)
     assert "/usr/share/polkit-1/rules.d/50-cluster" in refused.value.advice
+    with pytest.raises(NotPermitted, match="may not control clusterai-worker@n-0"):
+        await units.check_permission(UNIT)
 
 
 @pytest.mark.parametrize("result", ["failed", "timeout", "dependency", "canceled"])

@@ -56,6 +56,11 @@ class UnitsContract:
         status = await subject.units.status(subject.unit)
         assert (status.active_state, status.main_process_id, status.installed) == ("inactive", 0, True)
 
+    async def test_asking_for_permission_changes_nothing(self, subject: Subject) -> None:
+        before = await subject.units.status(subject.unit)
+        await subject.units.check_permission(subject.unit)
+        assert await subject.units.status(subject.unit) == before
+
     async def test_stopping_a_stopped_unit_is_fine(self, subject: Subject) -> None:
         await subject.units.stop(subject.unit)
         await subject.units.stop(subject.unit)

@@ -116,7 +116,9 @@ class FakeSystemd:
             case "GetAll":
                 return self._properties(message)
             case "StartUnit" | "StopUnit" | "RestartUnit":
-                return self._queue(message)
+                return self._refused(message) or self._queue(message)
+            case "ResetFailedUnit":
+                return self._refused(message) or Message.new_method_return(message)
             case _:
                 return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", "no such method")
 
@@ -129,13 +131,17 @@ class FakeSystemd:
             message, "a{sv}", [{name: value for name, value in known.items() if (name in own) == service}]
         )
 
-    def _queue(self, message: Message) -> Message:
+    def _refused(self, message: Message) -> Message | None:
         unit = self.units.get(message.body[0])
         if unit is None:
             text = f"Unit {message.body[0]} not found."
             return Message.new_error(message, f"{_SYSTEMD}.NoSuchUnit", text)
         if unit.denied:
             return Message.new_error(message, f"org.freedesktop.DBus.Error.{unit.denied}", "Access denied")
+        return None
+
+    def _queue(self, message: Message) -> Message:
+        unit = self.units[message.body[0]]
         self._jobs += 1
         job = f"{_ROOT}/job/{self._jobs}"
         task = asyncio.create_task(self._run(unit, str(message.member), job), name=f"fake job {job}")

@@ -1,5 +1,6 @@
 """Faults: programs killed, machines rebooted, the network cut, the bus restarted, polkit gone."""
 
+import json
 import time
 
 import pytest
@@ -143,6 +144,10 @@ def test_without_polkit_the_daemon_says_so_and_recovers(cluster: Cluster) -> Non
         refused = server.finished(["clusteractl", "unit", "restart", "clusterai-scheduler@main.service"])
         assert refused.returncode == 4
         assert "polkit" in refused.stderr
+        doctor = server.finished(["clusteractl", "doctor", "--json"])
+        assert doctor.returncode == 1
+        outcomes = {check["check"]: check["outcome"] for check in json.loads(doctor.stdout)["checks"]}
+        assert outcomes["polkit"] == "failed"
         assert cluster.state("alpha") == "ready"
     finally:
         server.run(["systemctl", "unmask", "--runtime", "polkit.service"])

@@ -115,6 +115,9 @@ class Units(Protocol):
     async def restart(self, unit: UnitName) -> None:
         """Stop the unit if it runs, and start it. Raises like `start`."""
 
+    async def check_permission(self, unit: UnitName) -> None:
+        """Change nothing; raise NotPermitted when this user may not control the unit, UnitMissing for none."""
+
     async def status(self, unit: UnitName) -> UnitStatus:
         """Return how the unit is; one that does not exist is `installed=False`."""
 

@@ -226,6 +226,10 @@ class ProcessUnits:
             await self._stop(unit)
             self._start(place)
 
+    async def check_permission(self, unit: UnitName) -> None:
+        """Our own children we may always control."""
+        self._place(unit)
+
     async def status(self, unit: UnitName) -> UnitStatus:
         """Return how the process is."""
         try:

@@ -105,6 +105,13 @@ class SystemdUnits:
         """Restart the unit, or start it, and wait until its job is done."""
         await self._job("restart", "RestartUnit", unit)
 
+    async def check_permission(self, unit: UnitName) -> None:
+        """Ask polkit through the one verb that changes nothing on a unit that has not failed: `reset-failed`."""
+        try:
+            await self._call(_MANAGER, "ResetFailedUnit", "s", unit)
+        except _Refused as error:
+            raise _translated(error, "control", unit) from error
+
     async def status(self, unit: UnitName) -> UnitStatus:
         """Return how systemd sees the unit."""
         self._known.add(unit)
