@@ -146,6 +146,7 @@ class Daemon:
             if self.config.discovery.announce:
                 await open_parts.enter_async_context(self.announcer.announced(self._announcement()))
             self.drains.resume()
+            await self.local_node.offered()
             self.notifier.ready(self.report.line())
             await stop.wait()
             self.notifier.stopping()

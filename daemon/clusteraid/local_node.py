@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 CREATED_BY = "local node"
 _RENEW_SECONDS = 600.0  # before the token's 15 minutes are over
 _RETRY_SECONDS = 10.0
+_OFFER_SECONDS = 5.0
 _FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
 
 
@@ -26,7 +27,7 @@ class LocalNode:
     def __init__(self, config: LocalNodeConfig, tokens: JoinTokens, nodes: Nodes, problems: Problems) -> None:
         self._config, self._tokens, self._nodes, self._problems = config, tokens, nodes, problems
         self._token_id = ""
-        self._joined = asyncio.Event()
+        self._joined, self._offered = asyncio.Event(), asyncio.Event()
 
     def node_enrolled(self, enrolment: Enrolment) -> None:
         """Listen to enrolments: once the own agent has joined, the token is gone."""
@@ -34,14 +35,21 @@ class LocalNode:
             self._joined.set()
             self._remove()
 
+    async def offered(self) -> None:
+        """Wait, for a bounded time, until the token lies there or is known not to: the agent's unit looks only once."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._offered.wait(), _OFFER_SECONDS)
+
     async def keep_token(self) -> None:
         """Keep the token fresh until it was used; the file goes with the daemon."""
         if not self._config.enroll or any(node.admitted_by == CREATED_BY for node in self._nodes):
             self._remove()
+            self._offered.set()
             return
         try:
             while not self._joined.is_set():
                 wait = _RENEW_SECONDS if await self._renew() else _RETRY_SECONDS
+                self._offered.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._joined.wait(), wait)
         finally:

@@ -321,3 +321,21 @@ async def test_the_local_agents_token_is_there_until_it_is_used(tmp_path: Path) 
         assert not token_file.exists()
     finally:
         await daemon.stop()
+
+
+async def test_the_local_agents_token_is_there_when_systemd_hears_that_the_daemon_is_ready(tmp_path: Path) -> None:
+    # The agent's unit is started then, and looks for the token once.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.setblocking(False)
+        daemon = KillableDaemon(tmp_path, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        token_file = tmp_path / "run" / "token"
+        daemon.config.write_text(daemon.config.read_text().replace("enroll = false", f'token_file = "{token_file}"'))
+        await daemon.launch()
+        try:
+            async with asyncio.timeout(20):
+                while b"READY=1" not in await asyncio.get_running_loop().sock_recv(heard, 4096):
+                    pass
+            assert token_file.exists()
+        finally:
+            await daemon.stop()
