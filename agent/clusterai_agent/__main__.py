@@ -15,7 +15,7 @@ _EXAMPLES = """\
 examples:
   sudo clusterai-agent join                        paste a token at the prompt; the server is found by itself
   sudo clusterai-agent join --server tower.lan --token-file token.txt
-  ssh tower clusteractl token create --quiet | sudo clusterai-agent join --token-file -
+  ssh tower sudo clusteractl token create | sudo clusterai-agent join --token-file -
   clusterai-agent status                           how this node is
 """
 

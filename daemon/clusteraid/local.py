@@ -23,6 +23,7 @@ from clusteraid.local_state import LocalOptions, LocalState, default_state, prog
 from clusteraid.local_watch import DaemonClient, Show, wait_until_up
 
 PROGRAM = "clusteraid local"
+_TOKEN_SECONDS, _TOKEN_POLL_SECONDS = 60.0, 0.05
 _CERTIFICATE_SECONDS = 86400.0  # how often the Dask client's certificate is made anew; it lives for days
 _EXAMPLES = """\
 examples:
@@ -94,6 +95,7 @@ async def _cluster(state: LocalState, options: LocalOptions) -> int:
     started = time.monotonic()
     async with AsyncExitStack() as parts:
         daemon = await parts.enter_async_context(_child("daemon", state, "clusteraid", state.daemon_config))
+        await _agent_can_join(daemon, state)
         agent = await parts.enter_async_context(_child("agent", state, "clusterai_agent", state.agent_config, "run"))
         client = DaemonClient(state.socket)
         parts.push_async_callback(client.close)
@@ -117,6 +119,14 @@ async def _child(name: str, state: LocalState, module: str, config: Path, *words
         yield child
     finally:
         await child.stop()
+
+
+async def _agent_can_join(daemon: Child, state: LocalState) -> None:
+    """Wait until the daemon has left a token for the agent, unless it joined long ago: with neither, the agent ends."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TOKEN_SECONDS):
+            while not state.agent_can_join and daemon.process.returncode is None:
+                await asyncio.sleep(_TOKEN_POLL_SECONDS)
 
 
 async def _cancelled(*tasks: "asyncio.Task[object]") -> None:

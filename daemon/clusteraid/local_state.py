@@ -71,6 +71,16 @@ class LocalState:
         return self.run / "clusteraid.sock"
 
     @property
+    def token(self) -> Path:
+        """What the agent joins with, once: the daemon writes it."""
+        return self.run / "local.token"
+
+    @property
+    def agent_can_join(self) -> bool:
+        """Whether the agent has an identity, or the means to get one."""
+        return self.token.exists() or (self.directory / "agent/node.pem").exists()
+
+    @property
     def logs(self) -> Path:
         """The logs of daemon and agent."""
         return self.directory / "logs"
@@ -173,7 +183,7 @@ class LocalState:
         return {
             "server": server,
             "pool": pool,
-            "local_node": {"enroll": True, "token_file": self.run / "local.token"},
+            "local_node": {"enroll": True, "token_file": self.token},
             "units": {"back_end": "process", "state_directory": self.directory / "units", "stop_on_exit": True},
             "discovery": {"announce": False},
         }
@@ -181,7 +191,7 @@ class LocalState:
     def _agent_tables(self, options: LocalOptions, ports: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:
         server = {
             "addresses": [f"{_HOST}:{ports['port']}"], "discover": False,
-            "local_token_file": self.run / "local.token", "local_address": f"{_HOST}:{ports['enrollment_port']}",
+            "local_token_file": self.token, "local_address": f"{_HOST}:{ports['enrollment_port']}",
         }  # fmt: skip
         state = {
             "directory": self.directory / "agent", "compute_directory": self.directory / "compute",

@@ -34,12 +34,14 @@ async def state(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def local(state: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A running `clusteraid local`; whatever happens, nothing of it is left."""
+async def local(state: Path, *arguments: str, modules: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """A running `clusteraid local`, with further `modules`; whatever happens, nothing of it is left."""
+    environment = python_path()
+    environment["PYTHONPATH"] += f"{os.pathsep}{modules}" * bool(modules)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "clusteraid", "local", "--state", str(state), *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=python_path(), start_new_session=True,
+        env=environment, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -119,6 +121,13 @@ async def test_in_the_foreground_it_says_how_to_connect_and_ctrl_c_ends_all_of_i
         code, _, err = await ended(process, DOWN_SECONDS)
         assert code == 130, err
         assert not list(processes_of(state))
+
+
+async def test_the_agent_waits_for_a_daemon_that_is_slow_to_start(state: Path, tmp_path: Path) -> None:
+    slow = "import sys, time\ntime.sleep(3 * (sys.orig_argv[-3:-1] == ['clusteraid', '--config']))\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    async with local(state, "--", "true", modules=str(tmp_path)) as process:
+        assert (await ended(process))[0] == 0
 
 
 async def test_a_second_one_in_the_same_directory_is_refused(state: Path) -> None:
