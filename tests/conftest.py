@@ -81,6 +81,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     seconds: defaultdict[str, float] = defaultdict(float)
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
+            if "::" not in report.nodeid and not report.nodeid.endswith(".py"):
+                continue  # a worker process's own trouble, shown above
             layer = layer_of(config.rootpath / report.nodeid.partition("::")[0])
             counts.setdefault(layer, Counter())[outcome] += 1
     for reports in terminalreporter.stats.values():

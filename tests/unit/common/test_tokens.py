@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from clusterai.approval import approval_code, commitment, new_nonce
 from clusterai.tokens import BadToken, JoinToken, secret_hash
 
-TOKEN = JoinToken.new(bytes(range(32)))
+TOKEN = JoinToken(bytes(range(32)), "tncesh5n", "ijlohc5muern4wz6o7ksz4l3ge")
 
 
 def test_a_token_is_one_line_that_comes_back() -> None:
