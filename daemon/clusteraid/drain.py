@@ -179,7 +179,7 @@ class Drains:
         """Raise NowhereToMove when what the node's workers hold could go nowhere."""
         workers = self._pool.workers
         mine = set(self._workers_of(node))
-        working = {other.node_id for other in self._nodes if other.entry.may_work}
+        working = {other.node_id for other in self._nodes if other.entry.is_counted_on}
         room = any(owner_of(name) in working for name in workers if name not in mine)
         if not room and any(workers[name].processing or workers[name].nbytes for name in mine):
             raise NowhereToMove(node_id=node.node_id)

@@ -41,14 +41,18 @@ class Holds:
 
 
 def held_workers(nodes: Iterable[Node], registered: Iterable[str]) -> frozenset[str]:
-    """Return the names of workers that may get no new tasks; a registered one of an unknown node is among them."""
+    """Return the names of workers that may get no new tasks; a registered one of an unknown node is among them.
+
+    A node speaks for its own workers only, whatever names it reports.
+    """
     working: set[str] = set()
     held: set[str] = set()
     for node in nodes:
-        if node.entry.may_work:
+        if node.entry.is_counted_on:
             working.add(node.node_id)
         else:
-            held.update(worker.worker_name for worker in node.spec.workers)
-            held.update(worker.worker_name for worker in node.status.workers)
+            named = {worker.worker_name for worker in node.spec.workers}
+            named |= {worker.worker_name for worker in node.status.workers}
+            held.update(name for name in named if owner_of(name) == node.node_id)
     held.update(name for name in registered if owner_of(name) not in working)
     return frozenset(held)

@@ -77,6 +77,15 @@ class NodeEntry:
         return self.state is State.READY
 
     @property
+    def is_counted_on(self) -> bool:
+        """Whether the pool counts on its workers: it may work, or nothing bad is known since the daemon started.
+
+        A restart of the daemon must not stop the pool while nodes come back, within their grace time.
+        """
+        unheard = self.link is Link.BROKEN and self.epoch == 0
+        return self.may_work or (unheard and self.desired is Desired.ACTIVE and self.misfit is None)
+
+    @property
     def may_run_workers(self) -> bool:
         """Whether its workers may run at all: while draining they still give away their results."""
         return self.misfit is None and self.desired is not Desired.DRAINED

@@ -96,7 +96,7 @@ class Views:
 
     def _workers(self, node: KnownNode) -> list[WorkerStatus]:
         registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
-        held = not node.entry.may_work
+        held = not node.entry.is_counted_on
         workers = [merged(node.node_id, worker, registered, held=held) for worker in node.status.workers]
         reported = {worker.worker_name for worker in workers}
         return workers + [_registered_only(worker) for name, worker in registered.items() if name not in reported]

@@ -19,7 +19,7 @@ from clusteraid.holds import held_workers
 from clusteraid.nodes import Counter, Node, Nodes
 from clusteraid.pool_port import PoolPlan
 from clusteraid.ports import CertificateRecord, Enrolment, Role
-from clusteraid.registry import Desired, SessionBroken, SessionOpened, State
+from clusteraid.registry import Desired, SessionBroken, SessionOpened, Silent, State
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
@@ -212,3 +212,31 @@ async def test_workers_are_held_whenever_their_node_may_not_work(scene: Scene) -
     assert held_workers(scene.nodes, registered) == {"gone-0"}
     scene.nodes.apply(scene.node("beta"), SessionBroken(1 << 40))
     assert held_workers(scene.nodes, registered) == {"gone-0", "beta-0"}
+
+
+async def test_a_node_speaks_for_its_own_workers_only(scene: Scene) -> None:
+    scene.node("beta").status.workers.add(worker_name="alpha-0")
+    scene.node("beta").status.workers.add(worker_name="beta-7")
+    scene.nodes.apply(scene.node("beta"), SessionBroken(1 << 40))
+    assert held_workers(scene.nodes, ["alpha-0"]) == {"beta-0", "beta-7"}
+
+
+async def test_a_restarted_daemon_holds_nobody_until_the_grace_time_is_over(scene: Scene) -> None:
+    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    await nodes.load()
+    assert {node.entry.state for node in nodes} == {State.SUSPECT}
+    assert held_workers(nodes, ["alpha-0", "beta-0", "gone-0"]) == {"gone-0"}
+    nodes.apply(nodes.find("beta"), Silent())
+    assert held_workers(nodes, ["alpha-0", "beta-0"]) == {"beta-0"}
+
+
+async def test_a_resumed_drain_moves_results_to_nodes_that_are_still_to_come_back(scene: Scene) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0", nbytes=9), "beta-0": worker("beta-0")}
+    scene.pool.gate.set()
+    await scene.store.set_desired(NodeId("alpha"), Desired.DRAINING.value, time.time() + 60)
+    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    await nodes.load()
+    async with asyncio.TaskGroup() as tasks:
+        Drains(nodes, scene.store, scene.pool, scene.events, tasks).resume()
+    assert scene.pool.retired == [["alpha-0"]]
+    assert nodes.find("alpha").entry.desired is Desired.DRAINED
