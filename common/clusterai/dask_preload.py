@@ -115,18 +115,25 @@ async def dask_setup(node: Any) -> None:
     found = contexts(node)
     if len(found) < _LEAST_CONTEXTS:
         raise SystemExit(_too_few(found))
-    node.clusterai_rotation = asyncio.create_task(Rotation(node).run(), name="clusterai rotation")
+    node.clusterai_rotation = asyncio.create_task(_rotate(node), name="clusterai rotation")
+
+
+async def _rotate(node: Any) -> None:
+    """Watch until the node closes or its loop ends, then make sure that the process does.
+
+    A node that is asked to end while it closes, as when its scheduler goes first, has its close cancelled half way and
+    then waits for ever.
+    """
+    try:
+        await Rotation(node).run()
+    finally:
+        last = threading.Timer(_CLOSE_SECONDS, os._exit, (0,))
+        last.daemon = True
+        last.start()
 
 
 def dask_teardown(node: Any) -> None:
-    """Dask's hook, before the node closes.
-
-    A node that is asked to end while it closes, as when its scheduler goes first, has its close cancelled half way and
-    then waits for ever: this makes sure that it ends.
-    """
+    """Dask's hook, before the node closes. It must not wait: the close would be cancelled here."""
     watching = getattr(node, "clusterai_rotation", None)
     if watching is not None:
         watching.cancel()
-    last = threading.Timer(_CLOSE_SECONDS, os._exit, (0,))
-    last.daemon = True
-    last.start()
