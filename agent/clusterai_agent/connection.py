@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its nodes back within five
 BROWSE_PAUSE = 30.0
-HAND_OVER_SECONDS = 15.0
+_GLANCE_SECONDS, _ECHO_SECONDS = 0.1, 30.0
 _FINAL = (EndReason.REVOKED, EndReason.REPLACED)
 
 
@@ -67,7 +68,7 @@ class Connection:
         self._ca_pem = home.ca_pem()
         self._session: Session | None = None
         self._successor: asyncio.Queue[Session] = asyncio.Queue(1)
-        self._handing_over = False
+        self._handing_over, self._own_until = False, 0.0  # until when who replaces a session may be ourselves
         self._browsed_at = -BROWSE_PAUSE
 
     @property
@@ -102,13 +103,13 @@ class Connection:
         """
         if self._session is None:
             raise Unreachable("the server", "there is no session now", "it is retried by itself")
-        self._handing_over = True
+        self._handing_over, self._own_until = True, math.inf
         try:
             session = await self._opened(self._session.address, credentials, ca_pem)
             self._credentials, self._ca_pem = credentials, ca_pem
             await self._successor.put(session)
         finally:
-            self._handing_over = False
+            self._handing_over, self._own_until = False, time.monotonic() + _ECHO_SECONDS
 
     async def _candidates(self) -> AsyncIterator[str]:
         """Yield addresses to try: configured, remembered, then, when none of them answered, what multicast says."""
@@ -194,9 +195,12 @@ class Connection:
     ) -> Ending | None:
         """The ending; None when the session only made room for its own successor, which the daemon takes first."""
         ending = serving.result()
-        if ending.reason is EndReason.REPLACED and self._handing_over:
-            await asyncio.wait((successor,), timeout=HAND_OVER_SECONDS)
-        return None if successor.done() else ending
+        if ending.reason is not EndReason.REPLACED or time.monotonic() > self._own_until:
+            return ending
+        while self._handing_over and not successor.done():
+            await asyncio.wait((successor,), timeout=_GLANCE_SECONDS)  # opening it has a deadline
+        await asyncio.sleep(0)  # what was put a moment ago
+        return None if successor.done() else Ending(EndReason.LOST, "its own successor took its place and failed")
 
 
 async def _cancelled(*tasks: "asyncio.Task[object]") -> None:

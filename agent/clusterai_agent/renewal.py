@@ -46,6 +46,7 @@ class Renewer:
         self._home, self._connection, self._server = home, connection, server
         self._jitter = random.random() if jitter is None else jitter  # noqa: S311  spreads load
         self._asked = asyncio.Event()
+        self._unkept: tuple[Credentials, bytes] | None = None  # in use, but not on disk yet
 
     def ask(self) -> None:
         """Renew now."""
@@ -60,7 +61,7 @@ class Renewer:
             try:
                 await self.renew()
             except ClusterAIError as error:
-                log.warning("renewal failed, the old certificate stays in use: %s; %s", str(error), error.advice)
+                log.warning("renewal failed and is tried again: %s; %s", str(error), error.advice)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311  jitter
                 pause = min(pause * 2, _RETRY_SECONDS[1])
             else:
@@ -71,18 +72,26 @@ class Renewer:
         """Get a new certificate, move the session to it, and only then keep it.
 
         Raises:
+            CannotWrite: the new one is in use and not kept yet; the next call tries only that again.
             ClusterAIError: the old certificate and its session go on.
         """
+        if self._unkept is None:
+            self._unkept = await self._renewed()
+        credentials, ca_pem = self._unkept
+        write_atomic(self._home.ca, ca_pem, 0o644)
+        save_credentials(self._home.certificate, credentials.key_pem, credentials.chain_pem)
+        self._unkept = None
+        log.info("renewed this node's certificate; it is valid until %s UTC", f"{credentials.not_after:%F %T}")
+
+    async def _renewed(self) -> tuple[Credentials, bytes]:
         request = await request_in_helper()
         response = await self._server.renew(request.csr_der, CERTIFICATE_KIND_NODE)
         credentials = checked(request.key_pem, response, datetime.now(UTC))
         await self._connection.hand_over(credentials, response.ca_bundle_pem)
-        write_atomic(self._home.ca, response.ca_bundle_pem, 0o644)
-        save_credentials(self._home.certificate, credentials.key_pem, credentials.chain_pem)
-        log.info("renewed this node's certificate; it is valid until %s UTC", f"{credentials.not_after:%F %T}")
+        return credentials, response.ca_bundle_pem
 
     async def _wait_until_due(self) -> None:
-        while not self._asked.is_set():
+        while not self._asked.is_set() and self._unkept is None:
             current = self._connection.credentials
             if renewal_due(current.not_before, current.not_after, datetime.now(UTC), self._jitter):
                 return

@@ -145,6 +145,11 @@ _ADVICE = {
     ),
 }
 
+_LOSS = {
+    EndReason.REVOKED: "this node was removed from the cluster",
+    EndReason.REPLACED: "another machine has this node's identity, and its workers' names",
+}
+
 
 class Service:
     """All that one identity needs: its connection, its workers, its certificate's renewal."""
@@ -177,8 +182,8 @@ class Service:
             start(self._sampler.read_slow_ones(), "slow collectors")
             await asyncio.wait((connected, replaced), return_when=asyncio.FIRST_COMPLETED)
         ending = connected.result() if connected.done() and not connected.cancelled() else None
-        if ending is not None and ending.reason is EndReason.REVOKED:
-            await self._supervisor.give_up()
+        if ending is not None:
+            await self._supervisor.give_up(_LOSS[ending.reason])
         return ending
 
     def welcome_received(self, welcome: Welcome) -> None:

@@ -7,6 +7,9 @@ import signal
 import stat
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from clusterai.v1.node_pb2 import Farewell, LogRequest, NodeSpec
 from clusterai.v1.types_pb2 import (
@@ -236,7 +239,8 @@ async def test_a_workers_log_is_streamed_and_a_strange_unit_is_refused(tmp_path:
             await stop_workers(daemon)
 
 
-async def test_a_removed_node_stops_its_workers_and_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", [Farewell.REASON_REVOKED, Farewell.REASON_REPLACED])
+async def test_who_is_not_the_node_any_more_stops_its_workers_and_waits(tmp_path: Path, reason: Any) -> None:
     async with NodeDaemon.serving() as daemon:
         daemon.enrol(Home(tmp_path / "agent"))
         pretend_environment(tmp_path, daemon)
@@ -245,9 +249,10 @@ async def test_a_removed_node_stops_its_workers_and_waits(tmp_path: Path) -> Non
         async with agent(config) as program:
             await until(lambda: running(daemon))
             process_id = running(daemon)
-            daemon.last.send(farewell=Farewell(reason=Farewell.REASON_REVOKED, detail="removed by anna"))
+            daemon.last.send(farewell=Farewell(reason=reason, detail="removed by anna"))
             await until(lambda: not Path(f"/proc/{process_id}").exists())
-            await until(lambda: '"revoked"' in (tmp_path / "agent/agent-status.json").read_text())
+            state = "revoked" if reason == Farewell.REASON_REVOKED else "replaced"
+            await until(lambda: f'"{state}"' in (tmp_path / "agent/agent-status.json").read_text())
             assert not (tmp_path / "compute/tls/dask.pem").exists()
             assert program.process.returncode is None
             assert "clusterai-agent join --force" in (await said(config, "status"))[1]

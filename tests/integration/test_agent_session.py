@@ -8,7 +8,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from clusterai.credentials import load_credentials
+from clusterai.errors import ClusterAIError
+from clusterai.files import CannotWrite
 from clusterai.v1.node_pb2 import (
     Farewell,
     HeartbeatInterval,
@@ -216,6 +220,34 @@ async def test_a_bad_new_certificate_leaves_the_old_session_alone(tmp_path: Path
             assert len(daemon.streams) == 1
             assert not daemon.streams[0].closed
         assert home.certificate.read_bytes() == before
+
+
+async def test_a_new_certificate_that_cannot_be_written_is_used_and_written_later(tmp_path: Path) -> None:
+    async with NodeDaemon.serving() as daemon:
+        daemon.enrol(home := Home(tmp_path / "agent"))
+        async with node(home, daemon.address) as running:
+            await until(lambda: daemon.streams and daemon.last.heartbeats)
+            renewer = Renewer(home, running.connection, running.server)
+            home.ca.rename(tmp_path / "ca")
+            home.ca.mkdir()
+            with pytest.raises(CannotWrite):
+                await renewer.renew()
+            home.ca.rmdir()
+            await renewer.renew()
+            assert load_credentials(home.certificate) == running.connection.credentials
+            assert len(daemon.renewals) == 1
+
+
+async def test_who_was_replaced_by_its_own_failed_renewal_comes_back(tmp_path: Path) -> None:
+    async with NodeDaemon.serving() as daemon:
+        daemon.enrol(home := Home(tmp_path / "agent"))
+        async with node(home, daemon.address) as running:
+            await until(lambda: daemon.streams and daemon.last.heartbeats)
+            daemon.drops_next_session = True
+            with pytest.raises(ClusterAIError):
+                await Renewer(home, running.connection, running.server).renew()
+            await until(lambda: len(daemon.streams) == 3 and daemon.last.heartbeats)
+            assert not running.ended.done()
 
 
 async def test_a_certificate_is_renewed_at_two_thirds_of_its_life(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class NodeDaemon(NodeServiceServicer):
         self.spec = pb.NodeSpec(generation=1, reason="nothing to do")
         self.server_addresses: list[str] = []
         self.refusal: pb.Farewell | None = None
+        self.drops_next_session = False  # taken, but its welcome never arrives
         self.lock_text = ""
         self.python_minor = "3.11"
         self.lifetime = timedelta(days=7)
@@ -138,6 +139,9 @@ class NodeDaemon(NodeServiceServicer):
             if not older.closed:
                 older.send(farewell=pb.Farewell(reason=pb.Farewell.REASON_REPLACED, detail="a newer session"))
         self.streams.append(stream)
+        if self.drops_next_session:
+            self.drops_next_session, stream.closed = False, stream.opened
+            return
         reading = asyncio.create_task(self._read(requests, stream), name="daemon reads")
         try:
             yield pb.SessionResponse(welcome=self._welcome())

@@ -78,9 +78,9 @@ class Supervisor:
             self._waiting_for = await self._settled(desired)
         await self._observe(desired)
 
-    async def give_up(self) -> None:
-        """The node no longer belongs to the cluster: stop its workers and take their certificate away."""
-        self._desired = Desired(0, reason="this node was removed from the cluster")
+    async def give_up(self, reason: str) -> None:
+        """Another machine or none is the node now: stop its workers and take their certificate away."""
+        self._desired = Desired(0, reason=reason)
         await self._environments.want(None)
         await self._workers.stop_all_but(())
         self._certificate.remove()
