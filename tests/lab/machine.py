@@ -79,9 +79,16 @@ class Machine:
             if self._first is not None:
                 state = run(self._inside("systemctl", "is-system-running"), check=False).strip()
                 if state in ("running", "degraded"):
+                    self._start_again_what_debian_lost()
                     return
             time.sleep(0.1)
         raise CommandFailed(f"{self.name} did not boot: {state}\n{self.console()}")
+
+    def _start_again_what_debian_lost(self) -> None:
+        """Start again units that failed at boot and are not ours: on a busy machine a container loses one at times."""
+        for unit in self.failed_units():
+            if not unit.startswith("clusterai"):
+                self.run(["systemctl", "start", unit], check=False)
 
     def _find_first(self) -> Process | None:
         assert self._container is not None

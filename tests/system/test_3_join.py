@@ -10,20 +10,20 @@ BUILD_SECONDS = 180.0
 
 def test_the_server_is_a_node_of_its_own_cluster(cluster: Cluster) -> None:
     cluster.until_state("server", "ready", seconds=BUILD_SECONDS)
-    cluster.until_working("server", seconds=30)
+    cluster.until_working("server", seconds=BUILD_SECONDS)
 
 
 def test_a_node_finds_the_server_by_multicast(cluster: Cluster) -> None:
     said = cluster.join("alpha")
     assert "alpha" in said
     cluster.until_state("alpha", "ready", seconds=BUILD_SECONDS)
-    cluster.until_working("alpha")
+    cluster.until_working("alpha", seconds=BUILD_SECONDS)
 
 
 def test_a_node_joins_a_server_that_is_named(cluster: Cluster) -> None:
     cluster.join("beta", "--server", cluster.server.address)
     cluster.until_state("beta", "ready", seconds=BUILD_SECONDS)
-    cluster.until_working("beta")
+    cluster.until_working("beta", seconds=BUILD_SECONDS)
 
 
 def test_a_token_works_once(cluster: Cluster) -> None:
