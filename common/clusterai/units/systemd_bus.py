@@ -110,7 +110,10 @@ class SystemdUnits:
         try:
             await self._call(_MANAGER, "ResetFailedUnit", "s", unit)
         except _Refused as error:
-            raise _translated(error, "control", unit) from error
+            if error.name not in _MISSING or not (await self.status(unit)).installed:
+                raise _translated(error, "control", unit) from error
+            # Not loaded, so it does not run: `try-restart` asks polkit too and then finds nothing to do.
+            await self._job("control", "TryRestartUnit", unit)
 
     async def status(self, unit: UnitName) -> UnitStatus:
         """Return how systemd sees the unit."""
