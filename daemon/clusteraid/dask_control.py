@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _WORKERS, _TEXT, _NUMBER = 10_000, 300, 1 << 62
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
+_LINE_SECONDS, _SHARE = 0.005, 4  # rest between lines, and for as many times as long as the last one took
+_UNREAD_LIMIT = 8 << 20
 LONGEST_RETIRE_SECONDS = 31 * 86400.0
 
 Progress = Callable[[int, int, int], None]
@@ -122,7 +125,10 @@ class DaskControl:
         reason = "it closed the connection"
         try:
             while line := await reader.readline():
+                began = time.perf_counter()
                 self._received(line, writer)
+                spent = time.perf_counter() - began
+                await asyncio.sleep(max(_LINE_SECONDS, _SHARE * spent))  # however much it says, others get their turn
         except (OSError, ValueError, RecursionError, _Nonsense) as error:
             reason = str(error)
             log.warning("dropping the connection to the scheduler: %s", reason)
@@ -188,7 +194,12 @@ class DaskControl:
             self._send({"id": next(self._numbers), "op": "hold", "workers": self._held})
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._writer is not None and not self._writer.is_closing():
+        if self._writer is None or self._writer.is_closing():
+            return
+        if self._writer.transport.get_write_buffer_size() > _UNREAD_LIMIT:
+            log.warning("the scheduler does not read what is sent to it; dropping the connection")
+            self._writer.transport.abort()
+        else:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
 
