@@ -196,7 +196,7 @@ class Daemon:
     def _services(self) -> tuple[AddServicer, ...]:
         """Return the services of the mTLS port and the local socket."""
         entrance, authority, nodes = self.entrance, self.authority, self.nodes
-        removal = Removal(nodes, self.node_store, self.drains, authority, entrance.revocations)
+        removal = Removal(nodes, self.node_store, self.drains, self.pool, authority, entrance.revocations)
         node = NodeServicer(self.sessions, nodes, authority, entrance.renewals, self.plan)
         admin = NodeAdminServicer(
             nodes, self.views, entrance.approvals, self.drains, removal,

@@ -58,5 +58,8 @@ class PoolPort(Protocol):
     async def retire(self, names: Collection[str], progress: Callable[[int, int, int], None]) -> None:
         """Move the workers' results away and end them; progress hears running tasks, moved and all results."""
 
+    async def close(self, names: Collection[str]) -> None:
+        """End the workers at once; what they computed is computed again. Raises SchedulerAway, SchedulerRefused."""
+
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener whenever workers come, go or change."""

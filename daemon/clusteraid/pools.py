@@ -115,6 +115,10 @@ class Pool:
         """Let running tasks end, move results away, close the workers. Raises SchedulerAway, SchedulerRefused."""
         await self._control.retire(names, progress)
 
+    async def close(self, names: Collection[str]) -> None:
+        """End the workers at once. Raises SchedulerAway, SchedulerRefused."""
+        await self._control.close_workers(names)
+
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener whenever workers come, go or change, and when the scheduler's state changes."""
         self._listeners.append(listener)

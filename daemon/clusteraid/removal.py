@@ -1,26 +1,35 @@
 """Removing a node: its certificates are refused, its session and workers end, and it is forgotten."""
 
+import logging
+
 from clusterai.ids import IdentityKind
 from clusteraid.authority import Authority
+from clusteraid.dask_control import SchedulerAway, SchedulerRefused
 from clusteraid.drain import Drains
 from clusteraid.nodes import Node, Nodes
+from clusteraid.planner import owner_of
+from clusteraid.pool_port import PoolPort
 from clusteraid.revocation import Revocations
 from clusteraid.store_nodes import NodeStore
 from clusteraid.uninterrupted import uninterrupted
+
+log = logging.getLogger(__name__)
 
 
 class Removal:
     """Takes nodes out of the cluster for good."""
 
     def __init__(
-        self, nodes: Nodes, store: NodeStore, drains: Drains, authority: Authority, revocations: Revocations
+        self, nodes: Nodes, store: NodeStore, drains: Drains, pool: PoolPort, authority: Authority,
+        revocations: Revocations,
     ) -> None:
-        self._nodes, self._store, self._drains = nodes, store, drains
+        self._nodes, self._store, self._drains, self._pool = nodes, store, drains, pool
         self._authority, self._revocations = authority, revocations
 
     async def remove(self, node: Node) -> None:
         """Remove the node; on disk it is gone, and refused, before this returns."""
         await uninterrupted(self._remove(node))
+        await self._close_workers(node)
 
     async def _remove(self, node: Node) -> None:
         async with self._revocations.changing:
@@ -28,3 +37,12 @@ class Removal:
             self._drains.cancel(node)
             self._nodes.remove(node)
             await self._revocations.revoked_elsewhere(self._authority.identity(IdentityKind.NODE, node.node_id))
+
+    async def _close_workers(self, node: Node) -> None:
+        """Have the scheduler give its tasks to others: its agent may be away, or not obey."""
+        names = [name for name in self._pool.workers if owner_of(name) == node.node_id]
+        try:
+            if names:
+                await self._pool.close(names)
+        except (SchedulerAway, SchedulerRefused) as error:
+            log.warning("workers of %s stay until they end by themselves: %s", node.node_id, error)

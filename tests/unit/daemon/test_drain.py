@@ -12,6 +12,7 @@ from clusterai.errors import ClusterAIError
 from clusterai.ids import ClusterId, NodeId
 from clusterai.v1.cluster_pb2 import PoolStatus
 from clusterai.v1.types_pb2 import EnvironmentSpec, NodeFacts, PoolSpec
+from clusteraid.authority import Authority
 from clusteraid.dask_control import Registered, SchedulerAway, SchedulerRefused
 from clusteraid.drain import Drain, DrainCancelled, DrainRefused, Drains, DrainTimedOut, NotDraining, NowhereToMove
 from clusteraid.events import Events
@@ -20,6 +21,8 @@ from clusteraid.nodes import Counter, Node, Nodes
 from clusteraid.pool_port import PoolPlan
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.registry import Desired, SessionBroken, SessionOpened, Silent, State
+from clusteraid.removal import Removal
+from clusteraid.revocation import Revocations
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
@@ -65,9 +68,16 @@ class PlayedPool:
         for name in names:
             del self.workers[name]
 
+    async def close(self, names: Collection[str]) -> None:
+        if self.error is not None:
+            raise self.error
+        for name in names:
+            del self.workers[name]
+
 
 @dataclass
 class Scene:
+    access: AccessStore
     store: NodeStore
     nodes: Nodes
     pool: PlayedPool
@@ -102,7 +112,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             nodes.apply(node, SessionOpened(1 << 40))
         async with asyncio.TaskGroup() as tasks:
             drains = Drains(nodes, nodes_store, pool, events, tasks)
-            yield Scene(nodes_store, nodes, pool, events, drains)
+            yield Scene(access, nodes_store, nodes, pool, events, drains)
             for node in nodes:
                 drains.cancel(node)
 
@@ -240,3 +250,17 @@ async def test_a_resumed_drain_moves_results_to_nodes_that_are_still_to_come_bac
         Drains(nodes, scene.store, scene.pool, scene.events, tasks).resume()
     assert scene.pool.retired == [["alpha-0"]]
     assert nodes.find("alpha").entry.desired is Desired.DRAINED
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_removed_nodes_workers_are_closed_where_there_is_a_scheduler(
+    scene: Scene, tmp_path: Path, away: bool
+) -> None:
+    scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
+    scene.pool.error = SchedulerAway(tmp_path, "not connected") if away else None
+    revocations = Revocations(scene.access, time.time)
+    authority = Authority.open(tmp_path / "pki")
+    removal = Removal(scene.nodes, scene.store, scene.drains, scene.pool, authority, revocations)
+    await removal.remove(scene.node("alpha"))
+    assert list(scene.pool.workers) == (["alpha-0", "beta-0"] if away else ["beta-0"])
+    assert [record.node_id for record in await scene.store.list_nodes()] == ["beta"]
