@@ -32,9 +32,10 @@ class Events:
         self._sequence = self._kept[-1].sequence if self._kept else 0
 
     def note(self, kind: str, subject: str, message: str) -> None:
-        """Note an event; never waits, never fails."""
+        """Note an event; never waits, never fails. What a node says in it makes no second line of a log."""
+        message = "".join(letter if letter.isprintable() else " " for letter in message[:_MESSAGE_LIMIT])
         self._sequence += 1
-        event = EventRecord(self._sequence, self._clock(), kind, subject[:_SUBJECT_LIMIT], message[:_MESSAGE_LIMIT])
+        event = EventRecord(self._sequence, self._clock(), kind, subject[:_SUBJECT_LIMIT], message)
         log.info("%s: %s", event.kind, event.message)
         self._kept.append(event)
         self._unsaved.append(event)

@@ -97,7 +97,8 @@ class Views:
     def _workers(self, node: KnownNode) -> list[WorkerStatus]:
         registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
         held = not node.entry.is_counted_on
-        workers = [merged(node.node_id, worker, registered, held=held) for worker in node.status.workers]
+        now = time.time() + node.clock_skew  # by the node's clock, as what it reports
+        workers = [merged(node.node_id, worker, registered, now, held=held) for worker in node.status.workers]
         reported = {worker.worker_name for worker in workers}
         return workers + [_registered_only(worker) for name, worker in registered.items() if name not in reported]
 
@@ -124,7 +125,7 @@ def pending(entry: Waiting) -> Node:
 
 
 def merged(
-    node_id: str, reported: WorkerStatus, registered: Mapping[str, RegisteredWorker], *, held: bool
+    node_id: str, reported: WorkerStatus, registered: Mapping[str, RegisteredWorker], now: float, *, held: bool
 ) -> WorkerStatus:
     """Return what the node reports of a worker, completed with what the scheduler knows of it."""
     worker = WorkerStatus()
@@ -135,7 +136,7 @@ def merged(
         _add_registered(worker, known)
         if held:
             worker.state = WORKER_STATE_HELD
-    elif worker.state == WORKER_STATE_RUNNING and time.time() - worker.since_unix_seconds > _REGISTER_SECONDS:
+    elif worker.state == WORKER_STATE_RUNNING and now - worker.since_unix_seconds > _REGISTER_SECONDS:
         worker.state = WORKER_STATE_FAILED
         unit = f"clusterai-worker@{worker.worker_name}"
         worker.reason = worker.reason or _UNREGISTERED.format(node=node_id, unit=unit)

@@ -25,7 +25,7 @@ clusteractl logs -n 20 --unit clusterai-scheduler@main
     "-n",
     "--lines",
     "count",
-    type=click.IntRange(1, 100_000),
+    type=click.IntRange(1, 10_000),
     default=100,
     show_default=True,
     metavar="N",

@@ -37,11 +37,12 @@ class LogServicer(LogServiceServicer):
     async def _of_server(self, request: pb.ReadLogsRequest, count: int) -> AsyncGenerator[pb.ReadLogsResponse, None]:
         unit = self._units.readable_unit(request.unit)
         entries = read_log(unit, line_count=count, follow=request.follow, units=self._units_config)
-        async for entry in entries:
-            line = LogLine(
-                time_unix_seconds=entry.time, unit=entry.unit, priority=entry.priority, message=entry.message
-            )
-            yield pb.ReadLogsResponse(lines=[line])
+        async with aclosing(entries):
+            async for entry in entries:
+                line = LogLine(
+                    time_unix_seconds=entry.time, unit=entry.unit, priority=entry.priority, message=entry.message
+                )
+                yield pb.ReadLogsResponse(lines=[line])
 
     async def _of_node(self, request: pb.ReadLogsRequest, count: int) -> AsyncGenerator[pb.ReadLogsResponse, None]:
         node = self._nodes.find(request.node_id)

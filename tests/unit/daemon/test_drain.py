@@ -264,3 +264,9 @@ async def test_a_removed_nodes_workers_are_closed_where_there_is_a_scheduler(
     await removal.remove(scene.node("alpha"))
     assert list(scene.pool.workers) == (["alpha-0", "beta-0"] if away else ["beta-0"])
     assert [record.node_id for record in await scene.store.list_nodes()] == ["beta"]
+
+
+async def test_what_a_machine_is_called_makes_no_second_line_of_an_event(scene: Scene) -> None:
+    scene.events.note("node-cloned", "alpha", "two machines (one\n<3>clusteraid: all is lost\x1b[31m and another)")
+    (event,) = scene.events.since(0, 1)
+    assert event.message.isprintable()
