@@ -13,7 +13,7 @@ from typing import Protocol
 
 from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Unreachable
-from clusterai.rpc import secure_channel
+from clusterai.rpc import secure_channel, split_address
 from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its nodes back within five
 BROWSE_PAUSE = 30.0
 _GLANCE_SECONDS, _ECHO_SECONDS = 0.1, 30.0
+_KNOCK_SECONDS = 4.0  # for a name's lookup too
 _FINAL = (EndReason.REVOKED, EndReason.REPLACED)
 
 
@@ -70,6 +71,7 @@ class Connection:
         self._successor: asyncio.Queue[Session] = asyncio.Queue(1)
         self._handing_over, self._own_until = False, 0.0  # until when who replaces a session may be ourselves
         self._browsed_at = -BROWSE_PAUSE
+        self._proven = ""  # the address of the last session
 
     @property
     def credentials(self) -> Credentials:
@@ -133,6 +135,9 @@ class Connection:
         """Return how a session at the address ended; None when none began."""
         try:
             check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
+            if address != self._proven:
+                await _knock(address)
+            self._proven = ""
             session = await self._opened(address, self._credentials, self._ca_pem)
         except Dismissed as dismissed:
             return self._ended(dismissed.ending)
@@ -149,7 +154,7 @@ class Connection:
             self._server.lost()
 
     def _connected(self, session: Session, address: str) -> None:
-        self._session = session
+        self._session, self._proven = session, address
         self._server.reached(session.channel, address)
         self._observer.connected(address)
 
@@ -201,6 +206,16 @@ class Connection:
             await asyncio.wait((successor,), timeout=_GLANCE_SECONDS)  # opening it has a deadline
         await asyncio.sleep(0)  # what was put a moment ago
         return None if successor.done() else Ending(EndReason.LOST, "its own successor took its place and failed")
+
+
+async def _knock(address: str) -> None:
+    """Raise Unreachable unless something listens there: a session would wait long for an address that leads nowhere."""
+    try:
+        async with asyncio.timeout(_KNOCK_SECONDS):
+            _, writer = await asyncio.open_connection(*split_address(address, SERVER_PORT))
+    except (OSError, TimeoutError) as error:
+        raise Unreachable(address, str(error) or f"no answer within {_KNOCK_SECONDS:.0f} s") from error
+    writer.transport.abort()
 
 
 async def _cancelled(*tasks: "asyncio.Task[object]") -> None:

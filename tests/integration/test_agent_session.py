@@ -1,10 +1,11 @@
 """The agent's session against a real gRPC server with mTLS: connects, reconnects, changes certificates, obeys."""
 
 import asyncio
+import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -79,6 +80,18 @@ class Node:
         self.ended: asyncio.Task[Ending] = asyncio.create_task(self.connection.run(), name="connection")
 
 
+@contextmanager
+def full_listener() -> Iterator[str]:
+    """Yield an address from which nothing comes, as when packets are dropped: its queue of connections is full."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 @asynccontextmanager
 async def node(
     home: Home, *configured: str, browse: Browse | None = None
@@ -147,6 +160,16 @@ async def test_a_changed_address_is_found_by_multicast_and_remembered(tmp_path: 
         async with node(home, browse=browse):
             await until(lambda: daemon.streams)
         assert home.membership().server_addresses == (daemon.address, "127.0.0.1:1")
+
+
+async def test_addresses_that_lead_nowhere_do_not_keep_it_from_one_that_works(tmp_path: Path) -> None:
+    with full_listener() as silent:
+        async with NodeDaemon.serving() as daemon:
+            daemon.enrol(home := Home(tmp_path / "agent"))
+            started = time.monotonic()
+            async with node(home, silent, daemon.address):
+                await until(lambda: daemon.streams and daemon.last.heartbeats)
+            assert time.monotonic() - started < 10
 
 
 async def test_addresses_that_the_server_names_are_remembered(tmp_path: Path) -> None:
