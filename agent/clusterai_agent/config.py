@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clusterai.config import Section, decode, read_toml
 from clusterai.logs import LEVELS
-from clusterai_agent.addresses import ENROLLMENT_PORT, Address, is_loopback
+from clusterai_agent.addresses import Address, is_loopback
 
 DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
 _PACKAGED_STATE, _PACKAGED_RUNTIME = Path("/var/lib/clusterai-agent"), Path("/run/clusterai-agent")
@@ -21,15 +21,14 @@ class BackEnd(Enum):
 
 @dataclass(frozen=True)
 class ServerSection(Section):
-    """Where the server is. `addresses` are HOST[:PORT] of the mTLS port; `local_*` serve the server's own agent."""
+    """Where the server is. `addresses` are HOST[:PORT] of the mTLS port; the token is for the server's own agent."""
 
     addresses: tuple[str, ...] = ()
     discover: bool = True
     local_token_file: Path = Path("/run/clusterai-local/token")
-    local_address: str = f"127.0.0.1:{ENROLLMENT_PORT}"
 
     def validate(self) -> None:
-        for text in (*self.addresses, self.local_address):
+        for text in self.addresses:
             if Address.parse(text) is None:
                 self.reject("addresses", text, "must be HOST or HOST:PORT, an IPv6 address in brackets")
 

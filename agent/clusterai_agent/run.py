@@ -121,18 +121,19 @@ class Agent:
             if not token_file.exists():
                 raise NotJoined(file=self._home.certificate)
             try:
-                await self._join_with(JoinToken.parse(read_limited(token_file, 4096).decode(errors="replace")))
+                await self._join_with(read_limited(token_file, 4096).decode(errors="replace"))
             except ClusterAIError as error:
                 self._report.waits("joining", f"cannot join the server on this machine: {error}", error.advice)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311  jitter
                 pause = min(pause * 2, _LOCAL_JOIN_SECONDS[1])
 
-    async def _join_with(self, token: JoinToken) -> None:
+    async def _join_with(self, text: str) -> None:
+        """Join with what the daemon wrote: the token, and on the next line where."""
         from clusterai_agent.joining import join_with_token, keep  # once in a machine's life
 
         facts = refresh(self._machine.facts)
-        address, name = self._config.server.local_address, self._config.node.name
-        server, enrolled = await join_with_token([address], token, name, facts)
+        token, _, address = text.strip().partition("\n")
+        server, enrolled = await join_with_token([address], JoinToken.parse(token), self._config.node.name, facts)
         membership = keep(self._home, server, enrolled)
         log.info("joined the server on this machine as node %s", membership.node_id)
 

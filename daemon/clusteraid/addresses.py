@@ -25,6 +25,11 @@ def own_hosts(listen: str, advertise: Sequence[str]) -> tuple[str, ...]:
     return routable((name, ip if isinstance(ip, str) else ip[0]) for name, ip in found) or ("127.0.0.1",)
 
 
+def host_from_here(listen: str) -> str:
+    """Return the host at which this machine itself reaches what listens there."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)
+
+
 def routable(addresses: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """Return the addresses that other machines may reach, the likeliest first, given interface names and addresses."""
     ranked = []

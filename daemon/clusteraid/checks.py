@@ -17,7 +17,7 @@ from clusterai.v1.cluster_pb2 import (
     CHECK_OUTCOME_WARNING,
     CheckResult,
 )
-from clusteraid.addresses import Reach
+from clusteraid.addresses import Reach, host_from_here
 from clusteraid.authority import DaemonCertificate
 from clusteraid.config import BackEnd, DaemonConfig
 from clusteraid.machine_units import MachineUnits
@@ -97,8 +97,7 @@ class Checks:
         return _ok(f"the daemon's ends {self._parts.certificate.not_after:%F}; no node's ends soon")
 
     async def _ports(self) -> CheckResult:
-        host = self._parts.config.server.listen
-        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = host_from_here(self._parts.config.server.listen)
         ports = (self._parts.reach.cluster_port, self._parts.reach.enrollment_port)
         for port in ports:
             try:

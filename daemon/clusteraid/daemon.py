@@ -13,6 +13,7 @@ from clusterai.files import CannotWrite, write_atomic
 from clusterai.ids import PoolName
 from clusterai.logs import configure_logs
 from clusterai.program import Notifier, feed_watchdog, stop_requested
+from clusterai.rpc import join_address
 from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
@@ -24,7 +25,7 @@ from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
 from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
 from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
-from clusteraid.addresses import Reach, own_hosts
+from clusteraid.addresses import Reach, host_from_here, own_hosts
 from clusteraid.announce import Announcement, Announcer
 from clusteraid.authority import Authority
 from clusteraid.checks import CheckedParts, Checks
@@ -123,7 +124,9 @@ class Daemon:
         self.entrance = await build_entrance(self.access_store, self.authority, self.events)
         self.nodes = Nodes(self.node_store, self.events, self.plan, self.pool.spec, numbers)
         self.sessions = Sessions(self.nodes, self.events, self.config.session, self.reach.cluster, numbers)
-        self.local_node = LocalNode(self.config.local_node, self.entrance.tokens, self.nodes, self.problems)
+        self.local_node = LocalNode(
+            self.config.local_node, self.entrance.tokens, self.nodes, self.problems, self._enrollment_from_here
+        )
         self.holds = Holds(self.nodes, self.pool)
         self.views = Views(self.nodes, self.pool, self.plan.environment)
         await self.nodes.load()
@@ -143,6 +146,7 @@ class Daemon:
             ports = await open_parts.enter_async_context(serving(self._doors(), server.listen, ports, server.socket))
             self.reach.opened(ports.cluster, ports.enrollment)
             self._write_ports(ports)
+            tasks.create_task(self.local_node.keep_token(), name="local node")
             if self.config.discovery.announce:
                 await open_parts.enter_async_context(self.announcer.announced(self._announcement()))
             self.drains.resume()
@@ -171,7 +175,6 @@ class Daemon:
             "events": self.events.keep_saving(),
             "facts": self.nodes.keep_saving_facts(),
             "certificate": self.entrance.certificate.keep_fresh(),
-            "local node": self.local_node.keep_token(),
             "status": self.report.keep_telling(self.notifier),
             "reload": self.reloader.keep_reloading(hangup),
             "watchdog": feed_watchdog(self.notifier),
@@ -230,6 +233,9 @@ class Daemon:
 
     def _scheduler_address(self) -> str:
         return self.reach.at_first_host(self.pool.spec().scheduler_address)
+
+    def _enrollment_from_here(self) -> str:
+        return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)
 
     def _announcement(self) -> Announcement:
         reach = self.reach

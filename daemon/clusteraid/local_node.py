@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from clusterai.files import CannotWrite, write_atomic
@@ -22,10 +23,16 @@ _FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
 
 
 class LocalNode:
-    """Keeps a fresh token in the file until the server's own agent has joined; once per cluster."""
+    """Keeps a fresh token in the file until the server's own agent has joined; once per cluster.
 
-    def __init__(self, config: LocalNodeConfig, tokens: JoinTokens, nodes: Nodes, problems: Problems) -> None:
+    The second line is where to join: `address` returns the HOST:PORT of the enrolment port.
+    """
+
+    def __init__(
+        self, config: LocalNodeConfig, tokens: JoinTokens, nodes: Nodes, problems: Problems, address: Callable[[], str]
+    ) -> None:
         self._config, self._tokens, self._nodes, self._problems = config, tokens, nodes, problems
+        self._address = address
         self._token_id = ""
         self._joined, self._offered = asyncio.Event(), asyncio.Event()
 
@@ -60,7 +67,7 @@ class LocalNode:
         try:
             token, record = await self._tokens.create(TokenRequest(created_by=CREATED_BY))
             self._token_id = record.token_id
-            write_atomic(self._config.token_file, f"{token}\n".encode(), _FILE_MODE)
+            write_atomic(self._config.token_file, f"{token}\n{self._address()}\n".encode(), _FILE_MODE)
         except (CannotWrite, StoreUnavailable) as error:
             if not self._problems.find("local node"):
                 log.warning("the server's own agent cannot join: %s; %s", error, error.advice)

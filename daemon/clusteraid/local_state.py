@@ -191,7 +191,7 @@ class LocalState:
     def _agent_tables(self, options: LocalOptions, ports: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:
         server = {
             "addresses": [f"{_HOST}:{ports['port']}"], "discover": False,
-            "local_token_file": self.token, "local_address": f"{_HOST}:{ports['enrollment_port']}",
+            "local_token_file": self.token,
         }  # fmt: skip
         state = {
             "directory": self.directory / "agent", "compute_directory": self.directory / "compute",

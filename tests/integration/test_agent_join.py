@@ -189,13 +189,12 @@ async def test_no_server_on_the_network_says_to_name_it(tmp_path: Path) -> None:
 async def test_the_servers_own_agent_joins_by_itself(tmp_path: Path) -> None:
     async with cluster(tmp_path) as trust:
         config = agent_toml(tmp_path)
-        local = f'local_address = "{trust.enrollment_address}"\n'
-        config.write_text(config.read_text().replace("[state]", f"{local}[state]"))
         (tmp_path / "local.token").write_text("not yet written")
         async with agent(config):
             await until(lambda: "cannot join the server" in _status(tmp_path))
-            await token_file(tmp_path, trust, bound_name="server")
-            (tmp_path / "token").replace(tmp_path / "local.token")
+            written = await token_file(tmp_path, trust, bound_name="server")
+            written.write_text(f"{written.read_text()}{trust.enrollment_address}\n")
+            written.replace(tmp_path / "local.token")
             home = Home(tmp_path / "agent")
             await until(lambda: home.joined, 20)
             assert home.membership().node_id == "server"

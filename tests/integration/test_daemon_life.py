@@ -310,7 +310,9 @@ async def test_the_local_agents_token_is_there_until_it_is_used(tmp_path: Path) 
     await daemon.start()
     try:
         assert token_file.stat().st_mode & 0o777 == 0o640
-        token = JoinToken.parse(token_file.read_text())
+        text, address = token_file.read_text().splitlines()
+        token = JoinToken.parse(text)
+        assert address == await daemon.enrollment_address()
         await enroll(await daemon.enrollment_address(), token, name="tower", facts=facts())
         assert not token_file.exists()
         await daemon.stop()

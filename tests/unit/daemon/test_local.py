@@ -63,7 +63,6 @@ def test_what_is_written_is_what_daemon_and_agent_read(tmp_path: Path) -> None:
     assert not daemon.discovery.announce
     assert daemon.pool.compute_directory == agent.state.compute_directory == state.directory / "compute"
     assert agent.server.addresses == (f"127.0.0.1:{daemon.server.port}",)
-    assert agent.server.local_address == f"127.0.0.1:{daemon.server.enrollment_port}"
     assert agent.server.local_token_file == daemon.local_node.token_file
     assert agent.worker.count == 3
     assert agent.worker.contact_address == "127.0.0.1"
