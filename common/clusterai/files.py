@@ -10,6 +10,8 @@ from typing import Any
 
 from clusterai.errors import ClusterAIError, Status
 
+_SHARED_UMASK = 0o027
+
 
 class BadFile(ClusterAIError):
     code, status = "bad-file", Status.FAILED
@@ -69,6 +71,21 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_shared(directory: Path) -> None:
+    """Make the directory, readable by the group that its setgid parent gives it. A later chmod would drop setgid.
+
+    Raises:
+        CannotWrite: it cannot be made.
+    """
+    before = os.umask(_SHARED_UMASK)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(directory, error) from error
+    finally:
+        os.umask(before)
 
 
 def read_limited(path: Path, limit: int) -> bytes:

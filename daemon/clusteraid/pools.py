@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import socket
 import time
@@ -17,7 +16,7 @@ import clusterai
 from clusterai.credentials import load_credentials, renewal_time, save_credentials
 from clusterai.environment import read_complete
 from clusterai.errors import ClusterAIError
-from clusterai.files import BadFile, CannotWrite, read_limited, write_atomic
+from clusterai.files import BadFile, make_shared, read_limited, write_atomic
 from clusterai.ids import PoolName
 from clusterai.launch import SchedulerLaunch
 from clusterai.pki import Issued, key_pem, new_csr, new_key
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 5.0
 _SOON_SECONDS = 0.2
 _SILENT_SECONDS = 20.0  # a scheduler that runs longer than this and does not answer has failed
-_FILE_MODE, _UMASK = 0o640, 0o027  # Dask's user reads them by its group, which the setgid directory gives
+_FILE_MODE = 0o640  # Dask's user reads them by its group, which the setgid directory gives
 _FILE_LIMIT = 1 << 16
 _NAME = "scheduler"
 
@@ -229,7 +228,7 @@ class Pool:
     def _write_certificate(self) -> None:
         """Write CA and certificate where they are missing or due. A running scheduler takes a new one by itself."""
         for directory in (self._directory, self._config.socket.parent):
-            _make_shared(directory)
+            make_shared(directory)
         ca = self._directory / "dask-ca.pem"
         same_ca = _content(ca) == self._authority.ca_pem
         if same_ca and self._until_renewal():
@@ -276,16 +275,6 @@ def _content(path: Path) -> bytes:
         return read_limited(path, _FILE_LIMIT)
     except BadFile:
         return b""
-
-
-def _make_shared(directory: Path) -> None:
-    before = os.umask(_UMASK)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(directory, error) from error
-    finally:
-        os.umask(before)
 
 
 def _free_port(host: str) -> int:

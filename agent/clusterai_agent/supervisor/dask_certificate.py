@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterai.credentials import load_credentials, renewal_due, save_credentials
-from clusterai.files import BadFile, write_atomic
+from clusterai.files import BadFile, make_shared, write_atomic
 from clusterai.keytool import request_in_helper
 from clusterai.v1.node_pb2 import CERTIFICATE_KIND_DASK
 from clusterai_agent.renewal import checked
 from clusterai_agent.server import Server
-from clusterai_agent.supervisor.folders import make_shared
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from clusterai.environment import (
     NoSuchPython,
     build,
     read_complete,
+    remove_others,
     require_python,
 )
 from clusterai.errors import ClusterAIError, Status
@@ -66,6 +67,8 @@ class Environments:
             self._set(EnvironmentStatus())
         elif (versions := read_complete(self.directory(wanted.hash))) is not None:
             await self.close()
+            if not self._status.state:  # it was there when the agent started, so nobody uses another one any more
+                await asyncio.to_thread(_remove_others, self._root, wanted.hash)
             self._say(wanted, types.ENVIRONMENT_STATE_READY, versions=versions)
         elif not wanted.build:
             await self.close()
@@ -141,3 +144,12 @@ class Environments:
         if status != self._status:
             self._status = status
             self._changed()
+
+
+def _remove_others(root: Path, wanted: str) -> None:
+    """Make room: an environment of an earlier lock takes 300 MB."""
+    try:
+        for name in remove_others(root, {wanted}):
+            log.info("removed environment %s, which the pool does not use any more", name)
+    except OSError as error:
+        log.warning("environments that are not used any more cannot be removed: %s", error)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import clusterai
 from clusterai.errors import ClusterAIError
-from clusterai.files import BadFile, load_json, read_limited, write_atomic
+from clusterai.files import BadFile, load_json, make_shared, read_limited, write_atomic
 from clusterai.ids import UnitName
 from clusterai.launch import WorkerLaunch
 from clusterai.units import Units, UnitStatus
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.types_pb2 import WorkerState, WorkerStatus
 from clusterai_agent.supervisor.desired import DesiredWorker
-from clusterai_agent.supervisor.folders import make_shared
 
 log = logging.getLogger(__name__)
 
