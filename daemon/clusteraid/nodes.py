@@ -223,7 +223,7 @@ class Nodes:
             since=time.time(), heard_at=now, drain_deadline=record.drain_deadline, admitted_by=record.admitted_by,
         )
         self._nodes[record.node_id] = node
-        self.update_spec(node)
+        self.judge(node)
         return node
 
     def _changed(self, node: Node) -> None:

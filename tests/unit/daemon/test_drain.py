@@ -270,3 +270,17 @@ async def test_what_a_machine_is_called_makes_no_second_line_of_an_event(scene: 
     scene.events.note("node-cloned", "alpha", "two machines (one\n<3>clusteraid: all is lost\x1b[31m and another)")
     (event,) = scene.events.since(0, 1)
     assert event.message.isprintable()
+
+
+async def test_a_node_of_another_python_is_known_as_such_when_it_joins_and_after_a_restart(scene: Scene) -> None:
+    facts = NodeFacts(pythons=["3.13"], cpu_count=4).SerializeToString()
+    enrolment = Enrolment("gamma", Role.NODE, CertificateRecord("9", "spiffe://c1/node/gamma", 5e9), 1.0, facts=facts)
+    await scene.access.enroll(enrolment)
+    scene.nodes.node_enrolled(enrolment)
+    restarted = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    await restarted.load()
+    for nodes in (scene.nodes, restarted):
+        node = nodes.find("gamma")
+        assert node.entry.misfit is not None
+        assert not node.spec.workers
+        assert not node.entry.is_counted_on
