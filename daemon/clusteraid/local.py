@@ -77,8 +77,7 @@ async def run(options: LocalOptions) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop.set)
     become_subreaper()
     state = LocalState(options.state)
-    with state.claimed():
-        state.configure(options)
+    with state.claimed(), state.configured(options):
         work = asyncio.create_task(_cluster(state, options), name="local cluster")
         asked = asyncio.create_task(stop.wait(), name="stop")
         try:

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -19,10 +18,11 @@ from clusterai.credentials import chain_pem, save_credentials
 from clusterai.errors import ClusterAIError, Status
 from clusterai.files import BadFile, CannotWrite, load_json, write_atomic
 from clusterai.v1.worker_pb2 import IssueDaskClientResponse
+from clusteraid.local_ports import HOST, claimed_ports
 
 _SOCKET_LIMIT = 90  # a Unix socket's path has at most 107 bytes (unix(7)); the longest name below takes 16
-_HOST = "127.0.0.1"
 _PREFERRED = {"port": 17443, "enrollment_port": 17444, "scheduler_port": 18786, "dashboard_port": 18787}
+_PORTS = range(1024, 1 << 15)  # above are those that the kernel gives to outgoing connections
 
 
 class AlreadyRunning(ClusterAIError):
@@ -155,28 +155,31 @@ class LocalState:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
-    def configure(self, options: LocalOptions) -> None:
-        """Write the configuration of daemon and agent, with ports that are free now; the last run's if they are."""
-        ports = _free_ports(self._last_ports())
-        write_atomic(self.directory / "ports.json", json.dumps(ports).encode())
-        write_atomic(self.daemon_config, _toml(self._daemon_tables(options, ports)).encode())
-        write_atomic(self.agent_config, _toml(self._agent_tables(options, ports)).encode())
+    @contextlib.contextmanager
+    def configured(self, options: LocalOptions) -> Iterator[None]:
+        """Write the configuration of daemon and agent; its ports, the last run's if free, are ours until the end."""
+        with claimed_ports(self._last_ports()) as ports:
+            write_atomic(self.directory / "ports.json", json.dumps(ports).encode())
+            write_atomic(self.daemon_config, _toml(self._daemon_tables(options, ports)).encode())
+            write_atomic(self.agent_config, _toml(self._agent_tables(options, ports)).encode())
+            yield
 
     def _last_ports(self) -> Mapping[str, int]:
         try:
             last = load_json(self.directory / "ports.json")
         except BadFile:
             return _PREFERRED
-        return {name: port if type(port := last.get(name)) is int else other for name, other in _PREFERRED.items()}
+        kept = {name: port for name, port in last.items() if type(port) is int and port in _PORTS}
+        return {name: kept.get(name, other) for name, other in _PREFERRED.items()}
 
     def _daemon_tables(self, options: LocalOptions, ports: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:
         compute = self.directory / "compute"
         server = {
-            "listen": _HOST, "port": ports["port"], "enrollment_port": ports["enrollment_port"],
-            "socket": self.socket, "state_directory": self.directory / "daemon", "advertise": [_HOST],
+            "listen": HOST, "port": ports["port"], "enrollment_port": ports["enrollment_port"],
+            "socket": self.socket, "state_directory": self.directory / "daemon", "advertise": [HOST],
         }  # fmt: skip
         pool = {
-            "python": options.python, "scheduler_host": _HOST, "scheduler_port": ports["scheduler_port"],
+            "python": options.python, "scheduler_host": HOST, "scheduler_port": ports["scheduler_port"],
             "dashboard_port": ports["dashboard_port"], "scheduler_directory": self.directory / "scheduler",
             "compute_directory": compute, "runtime_directory": self.run,
         }  # fmt: skip
@@ -190,7 +193,7 @@ class LocalState:
 
     def _agent_tables(self, options: LocalOptions, ports: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:
         server = {
-            "addresses": [f"{_HOST}:{ports['port']}"], "discover": False,
+            "addresses": [f"{HOST}:{ports['port']}"], "discover": False,
             "local_token_file": self.token,
         }  # fmt: skip
         state = {
@@ -202,7 +205,7 @@ class LocalState:
             "server": server,
             "state": state,
             "units": {"back_end": "process", "stop_on_exit": True},
-            "worker": {"count": options.workers, "threads": options.threads, "contact_address": _HOST},
+            "worker": {"count": options.workers, "threads": options.threads, "contact_address": HOST},
             "environment": index | ({"wheel_directory": options.wheels.absolute()} if options.wheels else {}),
         }
 
@@ -238,22 +241,6 @@ def dask_variables(scheduler_address: str, certificate: Path, authority: Path) -
 def program(module: str, *arguments: str) -> list[str]:
     """Return the command that runs one of our programs with this very Python and these modules."""
     return [sys.executable, "-P", "-m", module, *arguments]
-
-
-def _free_ports(wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return free ports of the loopback: each as wanted if it is free, else any. All are held until all are chosen."""
-    with contextlib.ExitStack() as held:
-        return {name: _free_port(port, held) for name, port in wanted.items()}
-
-
-def _free_port(wanted: int, held: contextlib.ExitStack) -> int:
-    for port in (wanted, 0):
-        listener = held.enter_context(socket.socket())
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError, OverflowError):
-            listener.bind((_HOST, port))
-            return int(listener.getsockname()[1])
-    raise CannotWrite(Path("127.0.0.1"), OSError("no free port"))
 
 
 def _toml(tables: Mapping[str, Mapping[str, object]]) -> str:

@@ -127,7 +127,8 @@ async def test_the_agent_waits_for_a_daemon_that_is_slow_to_start(state: Path, t
     slow = "import sys, time\ntime.sleep(3 * (sys.orig_argv[-3:-1] == ['clusteraid', '--config']))\n"
     (tmp_path / "sitecustomize.py").write_text(slow)
     async with local(state, "--", "true", modules=str(tmp_path)) as process:
-        assert (await ended(process))[0] == 0
+        code, _, err = await ended(process)
+        assert code == 0, err
 
 
 async def test_a_second_one_in_the_same_directory_is_refused(state: Path) -> None:
@@ -170,22 +171,22 @@ async def test_a_command_that_ignores_ctrl_c_is_ended_too(state: Path) -> None:
     async with local(state, "--", "python", "-c", f"{stubborn}; time.sleep(600)") as process:
         await line_with(process.stdout, "deaf")
         process.send_signal(signal.SIGINT)
-        code, _, _ = await ended(process, DOWN_SECONDS)
-        assert code == 130
+        code, _, err = await ended(process, DOWN_SECONDS)
+        assert code == 130, err
         assert not list(processes_of(state))
 
 
 async def test_what_a_command_leaves_in_the_background_is_ended(state: Path) -> None:
     async with local(state, "--", "sh", "-c", "setsid sleep 600 & echo left") as process:
-        code, out, _ = await ended(process)
-        assert (code, out) == (0, "left\n")
+        code, out, err = await ended(process)
+        assert (code, out) == (0, "left\n"), err
         assert not list(processes_of(state))
 
 
 async def test_a_command_that_does_not_exist_is_a_sentence(state: Path) -> None:
     async with local(state, "--", "no-such-program") as process:
         code, _, err = await ended(process)
-    assert code == 2
+    assert code == 2, err
     assert "cannot run no-such-program: no such program" in err
 
 
@@ -195,7 +196,7 @@ async def test_a_build_that_fails_ends_it_with_the_reason(tmp_path: Path) -> Non
     state = tmp_path / "state"
     async with local(state, "--wheels", str(wheels)) as process:
         code, _, err = await ended(process)
-    assert code == 1
+    assert code == 1, err
     assert "there is no wheel of bokeh" in err
     assert not any(read_complete(path) for path in (state / "compute/env").glob("*"))
 

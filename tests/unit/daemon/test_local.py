@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from clusterai.errors import ClusterAIError
-from clusterai.files import BadFile
+from clusterai.files import BadFile, load_json
 from clusterai.v1 import node_admin_pb2 as admin
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.cluster_pb2 import PoolStatus
 from clusterai.v1.types_pb2 import EnvironmentSpec, EnvironmentStatus, WorkerStatus
 from clusterai.v1.worker_pb2 import IssueDaskClientResponse
 from clusterai_agent.config import load_config as load_agent_config
+from clusteraid.config import DaemonConfig
 from clusteraid.config import load_config as load_daemon_config
 from clusteraid.local import parse
 from clusteraid.local_state import AlreadyRunning, LocalOptions, LocalState, dask_variables
@@ -53,8 +54,8 @@ def test_the_state_is_a_persons_own_by_default(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_written_is_what_daemon_and_agent_read(tmp_path: Path) -> None:
     state = LocalState(tmp_path / 'odd "name" é\\')
-    with state.claimed():
-        state.configure(options(tmp_path, workers=3, python="3.12", wheels=Path("/wheels"), index_url="http://i/s"))
+    given = options(tmp_path, workers=3, python="3.12", wheels=Path("/wheels"), index_url="http://i/s")
+    with state.claimed(), state.configured(given):
         daemon, agent = load_daemon_config(state.daemon_config), load_agent_config(state.agent_config)
     assert daemon.server.listen == "127.0.0.1"
     assert daemon.server.socket == state.socket
@@ -70,18 +71,27 @@ def test_what_is_written_is_what_daemon_and_agent_read(tmp_path: Path) -> None:
     assert agent.units.stop_on_exit
 
 
+def daemon_config(state: LocalState) -> DaemonConfig:
+    with state.configured(options(state.directory)):
+        return load_daemon_config(state.daemon_config)
+
+
 def test_ports_stay_the_same_while_they_are_free(tmp_path: Path) -> None:
     state = LocalState(tmp_path / "state")
     with state.claimed():
-        state.configure(options(tmp_path))
-        first = load_daemon_config(state.daemon_config)
-        state.configure(options(tmp_path))
-        assert load_daemon_config(state.daemon_config) == first
+        first = daemon_config(state)
+        assert daemon_config(state) == first
         with socket.create_server(("127.0.0.1", first.pool.scheduler_port)):
-            state.configure(options(tmp_path))
-        moved = load_daemon_config(state.daemon_config)
+            moved = daemon_config(state)
     assert moved.pool.scheduler_port != first.pool.scheduler_port
     assert moved.server == first.server
+
+
+def test_two_that_start_at_once_choose_different_ports_though_nobody_listens_yet(tmp_path: Path) -> None:
+    first, second = LocalState(tmp_path / "first"), LocalState(tmp_path / "second")
+    with first.claimed(), second.claimed(), first.configured(options(tmp_path)), second.configured(options(tmp_path)):
+        chosen = [load_json(state.directory / "ports.json").values() for state in (first, second)]
+    assert len({*chosen[0], *chosen[1]}) == 8
 
 
 def test_damaged_ports_do_no_harm(tmp_path: Path) -> None:
@@ -89,8 +99,7 @@ def test_damaged_ports_do_no_harm(tmp_path: Path) -> None:
     with state.claimed():
         for text in ('{"port": "x", "scheduler_port": true, "dashboard_port": 99999}', "nonsense"):
             (state.directory / "ports.json").write_text(text)
-            state.configure(options(tmp_path))
-            assert 0 < load_daemon_config(state.daemon_config).pool.dashboard_port < 1 << 16
+            assert 0 < daemon_config(state).pool.dashboard_port < 1 << 16
 
 
 def test_one_directory_has_one_owner(tmp_path: Path) -> None:
