@@ -77,7 +77,6 @@ async def answered(units: Units) -> str:
                 await asyncio.sleep(0.05)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 async def test_a_lost_bus_is_never_read_as_stopped_and_is_found_again(bus: BusDaemon) -> None:
     async with open_units(UnitsConfig(bus_address=bus.address)) as units:
         async with fake_systemd(bus.address) as systemd:
@@ -102,8 +101,6 @@ async def test_a_lost_bus_is_never_read_as_stopped_and_is_found_again(bus: BusDa
             assert await answered(units) == "active"
 
 
-# dbus-fast 1.84 leaves the socket of a failed connect to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 async def test_it_opens_without_a_bus_and_says_so() -> None:
     async with open_units(UnitsConfig(bus_address="unix:path=/nonexistent/bus")) as units:
         for verb in (units.start, units.stop, units.restart, units.status):

@@ -103,7 +103,6 @@ class FakeSystemd:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for unit in self.units.values():
             await self._end(unit)
-        self._bus = None  # dbus-fast closes its socket when it is collected
 
     def _called(self, message: Message) -> Message | None:
         if message.message_type is not MessageType.METHOD_CALL or not (message.path or "").startswith(_ROOT):

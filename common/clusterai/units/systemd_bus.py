@@ -5,6 +5,7 @@ it is connected again with backoff, and nothing is ever read out of silence but 
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -59,6 +60,17 @@ class _Refused(Exception):
 
 
 _FAILURES = (OSError, EOFError, AuthError, InvalidAddressError, TimeoutError, _Refused, UnitsUnavailable)
+
+
+class _Bus(MessageBus):
+    """A connection that leaves no socket to the garbage collector when it cannot be made."""
+
+    def __init__(self, address: Any) -> None:  # dbus-fast does not say that it may be None
+        try:
+            super().__init__(address or None, BusType.SYSTEM)
+        except BaseException:
+            _release(self)
+            raise
 
 
 class SystemdUnits:
@@ -199,7 +211,7 @@ class SystemdUnits:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _connect(self) -> MessageBus:
-        bus = MessageBus(self._address) if self._address else MessageBus(bus_type=BusType.SYSTEM)
+        bus = _Bus(self._address)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await bus.connect()
@@ -281,13 +293,29 @@ async def _call(bus: MessageBus, message: Message) -> list[Any]:
 async def _close(bus: MessageBus | None) -> None:
     if bus is None:
         return
-    if bus.connected:
-        bus.disconnect()
-        try:
+    try:
+        if bus.connected:
+            bus.disconnect()
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await _disconnected(bus)
-        except (OSError, EOFError, TimeoutError) as error:
-            log.debug("closing the bus: %s", error)
+    except (OSError, EOFError, TimeoutError) as error:
+        log.debug("closing the bus: %s", error)
+    finally:
+        _release(bus)
+
+
+def _release(bus: Any) -> None:
+    """Close what dbus-fast before 2.0 leaves open until it is collected, long after the connection has ended."""
+    opened, stream = getattr(bus, "_sock", None), getattr(bus, "_stream", None)
+    if opened is None or opened.fileno() < 0:
+        return
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(opened.fileno())
+    loop.remove_writer(opened.fileno())
+    with contextlib.suppress(OSError):  # what could not be sent is lost with the connection
+        if stream is not None:
+            stream.close()
+    opened.close()
 
 
 async def _disconnected(bus: Any) -> None:
