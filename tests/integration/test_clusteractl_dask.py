@@ -17,6 +17,7 @@ from clusterai.v1.types_pb2 import EnvironmentSpec
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
 from support.pool_environment import pool_environment, python_minor
+from support.wheels import make_wheels
 
 PATIENCE = 60
 JOB = """
@@ -124,8 +125,9 @@ async def test_json_has_the_settings_and_the_files(ctl: Ctl, daemon: FakeDaemon)
 
 
 async def test_create_builds_the_pools_environment_and_shows_how_to_use_it(ctl: Ctl, daemon: FakeDaemon) -> None:
-    path = ctl.home / "cluster-env"
-    ended = await ctl("dask", "env", "--create", str(path))
+    path, wheels = ctl.home / "cluster-env", make_wheels(ctl.home / "wheels")
+    daemon.cluster.lock_text = wheels.lock_text
+    ended = await ctl("dask", "env", "--create", str(path), "--wheels", str(wheels.path))
     assert ended.code == 0, ended.err
     assert f"Use it with: . {path}/bin/activate" in ended.err
     assert len(ended.err.splitlines()) > 2  # progress

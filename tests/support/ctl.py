@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_LIMIT_SECONDS = 30
+_LIMIT_SECONDS = 90
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 SETTLE_SECONDS = 3.0
@@ -18,11 +18,22 @@ _FILES = Path("/proc/self/fd")
 _SOCKET_TABLES = ("tcp", "tcp6", "udp", "udp6", "unix")
 
 
+@dataclass(frozen=True, order=True)
+class Child:
+    """A child process, known by its number: the command line is empty for a moment when it starts, and at its end."""
+
+    process_id: int
+    command: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.process_id} {self.command}"
+
+
 @dataclass(frozen=True)
 class Belongings:
     """What this process owns at one moment, each thing as a line that a person can read."""
 
-    children: frozenset[str]
+    children: frozenset[Child]
     files: frozenset[str]
     threads: frozenset[str]
     temporary: frozenset[str]
@@ -40,9 +51,9 @@ class Belongings:
     def beyond(self, earlier: "Belongings") -> list[str]:
         """Return what is here and was not there before, one line each."""
         return [
-            f"{field.name}: {thing}"
-            for field in fields(self)
-            for thing in sorted(getattr(self, field.name) - getattr(earlier, field.name))
+            f"{kind.name}: {thing}"
+            for kind in fields(self)
+            for thing in sorted(getattr(self, kind.name) - getattr(earlier, kind.name))
         ]
 
 
@@ -72,15 +83,14 @@ async def tasks_left(before: set[asyncio.Task[object]]) -> list[asyncio.Task[obj
 
 def end_children(before: Belongings) -> None:
     """Kill and reap the children that were not there before, so that the next test starts clean."""
-    for line in _children():
-        if line not in before.children:
-            process_id = int(line.split()[0])
-            os.kill(process_id, signal.SIGKILL)
-            os.waitpid(process_id, 0)
+    for child in _children():
+        if child not in before.children:
+            os.kill(child.process_id, signal.SIGKILL)
+            os.waitpid(child.process_id, 0)
 
 
-def _children() -> Iterator[str]:
-    """Yield "PID command" of every child of this process, zombies too."""
+def _children() -> Iterator[Child]:
+    """Yield every child of this process, zombies too."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -88,7 +98,7 @@ def _children() -> Iterator[str]:
     for listing in Path("/proc/self/task").glob("*/children"):
         for process_id in _read(listing).split():
             command = _read(Path(f"/proc/{process_id}/cmdline")).replace("\0", " ").strip()
-            yield f"{process_id} {command or '(ended, not waited for)'}"
+            yield Child(int(process_id), command or "(ended, not waited for)")
 
 
 def _open_files() -> Iterator[str]:

@@ -35,7 +35,7 @@ def run_pytest(directory: Path, text: str) -> str:
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_test_that_leaves_something_behind_fails_and_says_what(leak: str, tmp_path: Path) -> None:
     printed = run_pytest(tmp_path, LEAKS[leak])
-    assert "1 passed, 1 error" in printed
+    assert "1 passed, 1 error" in printed, printed
     assert "left behind" in printed
 
 
@@ -52,4 +52,22 @@ def test_what_a_wider_fixture_holds_is_no_leak(tmp_path: Path) -> None:
         "async def test_two(held): pass\n",
     )
     assert "2 passed" in printed
-    assert "error" not in printed
+    assert "error" not in printed, printed
+
+
+def test_a_child_of_a_wider_fixture_is_the_same_when_its_command_changes(tmp_path: Path) -> None:
+    printed = run_pytest(
+        tmp_path,
+        "import pytest, subprocess\n"
+        "@pytest.fixture(scope='module')\n"
+        "def child():\n"
+        "    with subprocess.Popen(['sh', '-c', 'echo; read line; exec sleep 0'], stdin=-1, stdout=-1) as child:\n"
+        "        child.stdout.readline()\n"
+        "        yield child\n"
+        "def test_one(child):\n"
+        "    import os\n"
+        "    child.stdin.write(b'go\\n'); child.stdin.flush()\n"
+        "    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\n",
+    )
+    assert "1 passed" in printed
+    assert "error" not in printed, printed
