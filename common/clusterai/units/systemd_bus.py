@@ -65,9 +65,10 @@ _FAILURES = (OSError, EOFError, AuthError, InvalidAddressError, TimeoutError, _R
 class _Bus(MessageBus):
     """A connection that leaves no socket to the garbage collector when it cannot be made."""
 
-    def __init__(self, address: Any) -> None:  # dbus-fast does not say that it may be None
+    def __init__(self, address: str) -> None:
+        known: Any = address or None  # dbus-fast does not say that it may be None
         try:
-            super().__init__(address or None, BusType.SYSTEM)
+            super().__init__(known, BusType.SYSTEM)
         except BaseException:
             _release(self)
             raise
