@@ -46,13 +46,17 @@ class NoSuchToken(ClusterAIError):
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """What a new token shall allow. Zero stands for the default: 15 minutes, one use."""
+    """What a new token shall allow. Zero stands for the default: 15 minutes, one use.
+
+    One that only takes the place of another is no event: the server's own agent is waited for with one after the other.
+    """
 
     role: Role = Role.NODE
     bound_name: str = ""
     ttl_seconds: float = 0
     use_limit: int = 0
     created_by: str = ""
+    in_place_of_another: bool = False
 
 
 class JoinTokens:
@@ -71,7 +75,9 @@ class JoinTokens:
             request.created_by,
         )
         await self._store.create_token(record)
-        self._events.note("token-created", token.token_id, f"{request.created_by} made a {request.role.value} token")
+        if not request.in_place_of_another:
+            message = f"{request.created_by} made a {request.role.value} token"
+            self._events.note("token-created", token.token_id, message)
         return token, record
 
     async def check(self, token_id: str, secret: str) -> TokenRecord:

@@ -65,7 +65,8 @@ class LocalNode:
     async def _renew(self) -> bool:
         """Put a new token into the file; false when that is not possible now."""
         try:
-            token, record = await self._tokens.create(TokenRequest(created_by=CREATED_BY))
+            request = TokenRequest(created_by=CREATED_BY, in_place_of_another=bool(self._token_id))
+            token, record = await self._tokens.create(request)
             self._token_id = record.token_id
             write_atomic(self._config.token_file, f"{token}\n{self._address()}\n".encode(), _FILE_MODE)
         except (CannotWrite, StoreUnavailable) as error:

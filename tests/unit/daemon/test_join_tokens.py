@@ -116,3 +116,10 @@ def test_many_addresses_do_not_fill_the_memory() -> None:
     assert len(attempts._times) <= 1024
     with pytest.raises(TooManyAttempts):
         attempts.check("10.0.19.135")
+
+
+async def test_a_token_in_place_of_another_is_no_event(trust: Trust) -> None:
+    await trust.tokens.create(TokenRequest(created_by="local node"))
+    await trust.tokens.create(TokenRequest(created_by="local node", in_place_of_another=True))
+    assert trust.events.kinds() == ["token-created"]
+    assert len(await trust.tokens.list()) == 2
