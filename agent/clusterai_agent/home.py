@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterai.credentials import Credentials, load_credentials, save_credentials
-from clusterai.files import BadFile, load_json, read_limited, write_atomic
+from clusterai.files import BadFile, load_json, read_limited, remove, write_atomic
 from clusterai.ids import ClusterId, NodeId, parse_node_id
 from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 
@@ -76,7 +76,7 @@ class Home:
     def forget(self) -> None:
         """Remove the identity; the certificate goes first."""
         for path in (self.certificate, self.ca, self.state):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def identity_mark(self) -> tuple[int, int]:
         """Something that changes whenever node.pem is replaced."""

@@ -73,6 +73,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove the file if it is there; raise CannotWrite where that is not possible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+
+
 def make_shared(directory: Path) -> None:
     """Make the directory, readable by the group that its setgid parent gives it. A later chmod would drop setgid.
 

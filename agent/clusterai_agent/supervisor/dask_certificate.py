@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterai.credentials import load_credentials, renewal_due, save_credentials
-from clusterai.files import BadFile, make_shared, write_atomic
+from clusterai.files import BadFile, make_shared, remove, write_atomic
 from clusterai.keytool import request_in_helper
 from clusterai.v1.node_pb2 import CERTIFICATE_KIND_DASK
 from clusterai_agent.renewal import checked
@@ -55,7 +55,7 @@ class DaskCertificate:
     def remove(self) -> None:
         """Take it away from the workers."""
         for path in (self.file, self.ca):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def _state(self) -> tuple[bool, bool]:
         """Whether it can be used now, and whether to get a new one."""

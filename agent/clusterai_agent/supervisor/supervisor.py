@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from clusterai.errors import ClusterAIError, Unreachable
+from clusterai.files import CannotWrite
 from clusterai.units import Units
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
 from clusterai_agent.addresses import Address, local_address_towards
@@ -83,7 +84,10 @@ class Supervisor:
         self._desired = Desired(0, reason=reason)
         await self._environments.want(None)
         await self._workers.stop_all_but(())
-        self._certificate.remove()
+        try:
+            self._certificate.remove()
+        except CannotWrite as error:
+            log.error("%s; %s", str(error), error.advice)
         await self._observe(self._desired)
 
     async def _settled(self, desired: Desired) -> str:

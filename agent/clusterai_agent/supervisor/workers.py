@@ -9,7 +9,7 @@ from pathlib import Path
 
 import clusterai
 from clusterai.errors import ClusterAIError
-from clusterai.files import BadFile, load_json, make_shared, read_limited, write_atomic
+from clusterai.files import BadFile, load_json, make_shared, read_limited, remove, write_atomic
 from clusterai.ids import UnitName
 from clusterai.launch import WorkerLaunch
 from clusterai.units import Units, UnitStatus
@@ -129,7 +129,7 @@ class Workers:
     async def _stop(self, name: str) -> None:
         log.info("stopping worker %s", name)
         await self._units.stop(unit_of(name))
-        self._file(name).unlink(missing_ok=True)
+        remove(self._file(name))
         self._kept.pop(name, None)
         self._write_applied()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterai.files import BadFile, CannotWrite, load_json, read_limited, write_atomic
+from clusterai.files import BadFile, CannotWrite, load_json, read_limited, remove, write_atomic
 
 
 def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path) -> None:
@@ -74,3 +74,11 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="No such file") as refused:
         read_limited(tmp_path / "none", 10)
     assert refused.value.advice
+
+
+def test_what_cannot_be_removed_is_named_and_what_is_absent_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        remove(tmp_path / "file")
+    with pytest.raises(CannotWrite, match=str(tmp_path)):
+        remove(tmp_path)
