@@ -124,7 +124,9 @@ class WorkerLaunch(_Launch):
         given = " ".join(f"{name}={amount!r}" for name, amount in sorted(self.resources.items()))
         return [
             *_python(self.environment, "dask_worker"),
-            *(self.scheduler_address, "--name", self.name, "--no-nanny", "--no-dashboard", "--protocol", "tls"),
+            *(self.scheduler_address, "--name", self.name, "--no-nanny", "--protocol", "tls"),
+            # Even without a dashboard Dask serves its health and metrics; not to the network.
+            *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
             *("--nthreads", str(self.thread_count), "--memory-limit", str(self.memory_limit_bytes)),
             *("--local-directory", str(self.scratch), "--death-timeout", str(_DEATH_SECONDS)),
             *host,

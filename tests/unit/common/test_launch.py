@@ -83,6 +83,7 @@ def test_the_commands_ask_for_tls_and_nothing_else() -> None:
         assert f"--tls-cert {PEM} --tls-key {PEM} --tls-ca-file {CA} --preload {PRELOAD}" in command
     assert worker.startswith("/e/bin/python -I -u -m distributed.cli.dask_worker tls://[::1]:8786 --name n-0 ")
     assert " --no-nanny " in worker
+    assert "--no-dashboard --dashboard-address 127.0.0.1:0" in worker  # its health and metrics are not the network's
     assert "--host 192.0.2.7 --resources GPU=1.0" in worker
     assert "--host tls:// --port 8786" in scheduler
     assert "--preload /p/dask_preload_scheduler.py" in scheduler
