@@ -149,8 +149,8 @@ def _token(token_file: str) -> JoinToken | None:
 
 
 async def _confirm(code: str) -> bool:
-    print(f"\n  {code}\n\nOn the server, `clusteractl node list` shows this machine as pending, with the same code.")
-    print("Approve it there, and only when both codes are the same.")
+    print(f"\n  {code}\n\nOn the server, `clusteractl node list` shows this machine as pending,")
+    print("`clusteractl node show NAME` its code. Approve it there, and only when both codes are the same.")
     return await _asked("Does the server show the same code? [y/N] ")
 
 

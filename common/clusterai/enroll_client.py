@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -211,11 +212,18 @@ async def _offered_chain(host: str, port: int) -> tuple[bytes, ...]:
     except ssl.SSLError as error:
         raise Unreachable(target, "what answers there does not speak TLS", "give the enrolment port (7444)") from error
     except (OSError, ValueError) as error:
-        raise Unreachable(target, getattr(error, "strerror", None) or str(error)) from error
+        raise Unreachable(target, _cause(error)) from error
     try:
         return _chain_of(writer.get_extra_info("ssl_object"))
     finally:
         writer.transport.abort()
+
+
+def _cause(error: OSError | ValueError) -> str:
+    """What the system says; asyncio puts words of its own with the address into a failed connect."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _chain_of(connection: Any) -> tuple[bytes, ...]:

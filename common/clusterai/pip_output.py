@@ -28,7 +28,8 @@ class IndexUnreachable(EnvironmentBuildFailed):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"the package index does not answer ({reason})",
-            "check the network, or set index_url or wheel_directory under [environment] (docs/environment.md)",
+            "check the network, or name an index or a directory of wheels: index_url or wheel_directory under "
+            "[environment] in agent.toml, the options --index-url or --wheels of a command",
         )
 
 

@@ -17,6 +17,7 @@ from clusterai.v1.cluster_pb2 import (
     CHECK_OUTCOME_WARNING,
     CheckResult,
 )
+from clusterai.v1.types_pb2 import ENVIRONMENT_STATE_FAILED
 from clusteraid.addresses import Reach, host_from_here
 from clusteraid.authority import DaemonCertificate
 from clusteraid.config import BackEnd, DaemonConfig
@@ -143,11 +144,17 @@ class Checks:
 
     async def _environment(self) -> CheckResult:
         environment = self._parts.plan.environment
-        directory = self._parts.config.pool.compute_directory / "env" / environment.environment_hash
+        wanted = environment.environment_hash
+        built = {node.node_id: node.status.environment for node in self._parts.nodes if node.entry.link is Link.UP}
+        failed = sorted(name for name, told in built.items() if told.state == ENVIRONMENT_STATE_FAILED)
+        if failed:
+            told = built[failed[0]]
+            return _failed(f"not built on {_listed([*failed])}: {told.reason}", told.hint)
+        directory = self._parts.config.pool.compute_directory / "env" / wanted
         if await asyncio.to_thread(read_complete, directory) is None:
             fix = "the server's own agent builds it: `systemctl status clusterai-agent`, `clusteractl node list`"
-            return _warning(f"this machine has not built the environment {environment.environment_hash} yet", fix)
-        return _ok(f"{environment.environment_hash} (Python {environment.python_minor}) is built")
+            return _warning(f"this machine has not built the environment {wanted} yet", fix)
+        return _ok(f"{wanted} (Python {environment.python_minor}) is built")
 
     async def _disk(self) -> CheckResult:
         directory = self._parts.config.server.state_directory

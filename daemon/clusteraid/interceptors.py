@@ -111,4 +111,4 @@ def _note(method: str, caller: Caller | None, request: Any, outcome: str, *, cha
         return
     named = (f"{field}={getattr(request, field)!r:.{_SHOWN}}" for field in _SUBJECTS if getattr(request, field, ""))
     who = f"{caller.name} ({caller.role.value}) from {caller.address}" if caller else "refused caller"
-    audit.info("%s called %s %s: %s", who, method.rpartition(".")[2], " ".join(named), outcome)
+    audit.info("%s called %s: %s", who, " ".join((method.rpartition(".")[2], *named)), outcome)

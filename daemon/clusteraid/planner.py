@@ -26,8 +26,9 @@ def judge(facts: NodeFacts, environment: EnvironmentSpec, status: EnvironmentSta
     if minor not in facts.pythons:
         found = ", ".join(facts.pythons) or "none that a pool can use"
         hint = (
-            f"install it on the node (`apt install python{minor} python{minor}-venv`, or `uv python install {minor}`),"
-            " then `systemctl restart clusterai-agent`"
+            f"on the node, `apt install python{minor} python{minor}-venv`; where its distribution lacks that, "
+            f"`sudo UV_PYTHON_INSTALL_DIR=/usr/local/share/uv/python uv python install {minor}`; then "
+            "`systemctl restart clusterai-agent`"
         )
         return Misfit(f"pool {pool} needs Python {minor}; the node has {found}", hint)
     if status.environment_hash != environment.environment_hash:

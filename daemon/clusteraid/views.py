@@ -119,7 +119,7 @@ def pending(entry: Waiting) -> Node:
     facts = NodeFacts.FromString(entry.admission.facts)
     return Node(
         node_id=entry.name, state=NODE_STATE_PENDING, reason="waits for approval", facts=facts,
-        hint=f"compare the code with what the node shows, then `clusteractl node approve {entry.name}`",
+        hint=f"compare the code with what the node shows, then `clusteractl node approve {entry.name} --code CODE`",
         since_unix_seconds=entry.since, address=entry.admission.address, approval_code=entry.code,
     )
 
