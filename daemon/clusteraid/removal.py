@@ -1,5 +1,6 @@
 """Removing a node: its certificates are refused, its session and workers end, and it is forgotten."""
 
+import asyncio
 import logging
 
 from clusterai.ids import IdentityKind
@@ -14,6 +15,7 @@ from clusteraid.store_nodes import NodeStore
 from clusteraid.uninterrupted import uninterrupted
 
 log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 5.0  # the operator waits
 
 
 class Removal:
@@ -42,7 +44,9 @@ class Removal:
         """Have the scheduler give its tasks to others: its agent may be away, or not obey."""
         names = [name for name in self._pool.workers if owner_of(name) == node.node_id]
         try:
-            if names:
-                await self._pool.close(names)
-        except (SchedulerAway, SchedulerRefused) as error:
-            log.warning("workers of %s stay until they end by themselves: %s", node.node_id, error)
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if names:
+                    await self._pool.close(names)
+        except (SchedulerAway, SchedulerRefused, TimeoutError) as error:
+            reason = str(error) or f"no answer within {_CLOSE_SECONDS:.0f} s"
+            log.warning("workers of %s stay until they end by themselves: %s", node.node_id, reason)
