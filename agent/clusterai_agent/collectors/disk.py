@@ -17,7 +17,10 @@ class DiskCollector:
 
     def collect(self, sample: Sample) -> None:
         """Fill `disk_free_bytes`: what an ordinary user may still write."""
-        status = os.statvfs(self._place())
+        try:
+            status = os.statvfs(self._directory)
+        except FileNotFoundError:
+            status = os.statvfs(self._place())
         sample.disk_free_bytes = status.f_bavail * status.f_frsize
 
     def _place(self) -> Path:

@@ -1,8 +1,13 @@
 """Memory from /proc/meminfo."""
 
+from pathlib import Path
+
 import psutil
 
 from clusterai.v1.types_pb2 import Sample
+from clusterai_agent.collectors.procfile import PROC, ProcFile
+
+_AVAILABLE = b"MemAvailable:"
 
 
 class MemoryCollector:
@@ -11,9 +16,13 @@ class MemoryCollector:
     name = "memory"
     every_seconds = 0.0
 
+    def __init__(self, proc: Path = PROC) -> None:
+        self._meminfo = ProcFile(proc / "meminfo")
+
     def collect(self, sample: Sample) -> None:
         """Fill `memory_available_bytes`."""
-        sample.memory_available_bytes = psutil.virtual_memory().available
+        kibibytes = self._meminfo.read().partition(_AVAILABLE)[2].split(maxsplit=1)[0]
+        sample.memory_available_bytes = int(kibibytes) * 1024
 
 
 class SwapCollector:

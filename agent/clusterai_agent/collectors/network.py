@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
-
-import psutil
+from pathlib import Path
 
 from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.api import NoData
+from clusterai_agent.collectors.procfile import PROC, ProcFile
+
+_RECEIVED, _SENT = 0, 8  # columns of /proc/net/dev
 
 
 class NetworkCollector:
@@ -15,18 +17,19 @@ class NetworkCollector:
     name = "network"
     every_seconds = 0.0
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, proc: Path = PROC, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counters, self._clock = ProcFile(proc / "net/dev"), clock
         self._last: tuple[float, int, int] | None = None
 
     def collect(self, sample: Sample) -> None:
         """Fill the two rates; raise NoData where the kernel hides the counters. The first call only sets the mark."""
         try:
-            cards = psutil.net_io_counters(pernic=True, nowrap=False)
+            lines = self._counters.read().splitlines()[2:]
         except PermissionError as error:
             raise NoData("the kernel hides /proc/net/dev from this user") from error
-        counted = [counters for name, counters in cards.items() if name != "lo"]
-        now = (self._clock(), sum(c.bytes_recv for c in counted), sum(c.bytes_sent for c in counted))
+        cards = [(name, counters.split()) for name, _, counters in (line.rpartition(b":") for line in lines)]
+        counted = [(int(columns[_RECEIVED]), int(columns[_SENT])) for name, columns in cards if name.strip() != b"lo"]
+        now = (self._clock(), sum(received for received, _ in counted), sum(sent for _, sent in counted))
         last, self._last = self._last, now
         if last is None or now[0] <= last[0]:
             return

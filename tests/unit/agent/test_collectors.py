@@ -1,5 +1,6 @@
 """Collectors on recorded machines."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from clusterai_agent.collectors.cpu import CpuCollector
 from clusterai_agent.collectors.disk import DiskCollector
 from clusterai_agent.collectors.memory import MemoryCollector, SwapCollector
 from clusterai_agent.collectors.network import NetworkCollector
+from clusterai_agent.collectors.procfile import ProcFile
 from clusterai_agent.collectors.temperature import TemperatureCollector
 from clusterai_agent.nvml import Nvml
 
@@ -41,7 +43,7 @@ def read(collector: object) -> Sample:
 
 
 def test_cpu_is_the_busy_share_between_two_readings(proc: Path) -> None:
-    collector = CpuCollector()
+    collector = CpuCollector(proc)
     read(collector)
     lines = (proc / "stat").read_text().splitlines()
     # cpu0: 30 more ticks of user, 70 of idle; the others rest.
@@ -54,13 +56,13 @@ def test_cpu_is_the_busy_share_between_two_readings(proc: Path) -> None:
 
 
 def test_memory_and_swap_are_those_of_meminfo(proc: Path) -> None:
-    assert read(MemoryCollector()).memory_available_bytes == 3_352_832 * 1024
+    assert read(MemoryCollector(proc)).memory_available_bytes == 3_352_832 * 1024
     assert read(SwapCollector()).swap_used_bytes == (102_396 - 51_196) * 1024
 
 
 def test_network_counts_every_card_but_loopback_per_second(proc: Path) -> None:
     times = iter([100.0, 102.0, 104.0])
-    collector = NetworkCollector(clock=lambda: next(times))
+    collector = NetworkCollector(proc, clock=lambda: next(times))
     assert read(collector).network_received_bytes_per_second == 0
     text = (proc / "net/dev").read_text()
     busier = text.replace("  eth0: 1000000", "  eth0: 1004000").replace("    lo: 500", "    lo: 9500")
@@ -74,11 +76,36 @@ def test_a_kernel_that_hides_its_counters_is_no_data(proc: Path, monkeypatch: py
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(psutil, "cpu_percent", denied)
-    monkeypatch.setattr(psutil, "net_io_counters", denied)
-    for collector in (CpuCollector(), NetworkCollector()):
+    monkeypatch.setattr(os, "open", denied)
+    for collector in (CpuCollector(proc), NetworkCollector(proc)):
         with pytest.raises(NoData, match="hides"):
             read(collector)
+
+
+def test_a_cpu_that_came_or_went_costs_one_reading(proc: Path) -> None:
+    collector = CpuCollector(proc)
+    text = (proc / "stat").read_text()
+    (proc / "stat").write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("cpu3")))
+    assert list(read(collector).cpu_busy_ratio) == [0.0, 0.0, 0.0]
+
+
+def test_the_agent_reads_what_psutil_reads_on_this_machine() -> None:
+    assert len(read(CpuCollector()).cpu_busy_ratio) == len(psutil.cpu_times(percpu=True))
+    assert read(MemoryCollector()).memory_available_bytes == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_file_of_proc_is_read_whole_and_closed_with_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"x" * 50_000)
+    before = _open_files()
+    file = ProcFile(tmp_path / "long")
+    assert (len(file.read()), len(file.read())) == (50_000, 50_000)
+    assert _open_files() == before + 1
+    del file
+    assert _open_files() == before
 
 
 def test_free_disk_space_is_that_of_the_directory(tmp_path: Path) -> None:
