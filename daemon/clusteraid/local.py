@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -170,6 +171,12 @@ async def _command(command: Sequence[str], variables: dict[str, str]) -> int:
     return 128 - status if status < 0 else status
 
 
+def _clusteractl() -> str:
+    """The command as it can be typed here: it may be installed only beside this Python."""
+    beside = Path(sys.executable).with_name("clusteractl")
+    return "clusteractl" if shutil.which("clusteractl") or not beside.exists() else shlex.quote(str(beside))
+
+
 async def _announce(client: DaemonClient, state: LocalState, seconds: float, *, brief: bool) -> None:
     """Say that it is up and how to use it."""
     pool = (await client.status()).pools[0]
@@ -182,7 +189,7 @@ async def _announce(client: DaemonClient, state: LocalState, seconds: float, *, 
     lines = (
         ("Python", f". {env}; python -c 'from dask.distributed import Client; print(Client())'"),
         ("Dashboard", pool.dashboard_address),
-        ("Control", f"clusteractl --socket {socket} status"),
+        ("Control", f"{_clusteractl()} --socket {socket} status"),
         ("Logs", f"{shlex.quote(str(state.logs))}/"),
     )
     for name, text in lines:
