@@ -1,5 +1,6 @@
 """What the running agent shows on its own machine: a file for `clusterai-agent status`, and systemd's status line."""
 
+import contextlib
 import json
 import logging
 import os
@@ -65,7 +66,8 @@ class Report:
 
     def remove(self) -> None:
         """Nothing runs any more."""
-        self._file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the directory may be gone, or no longer ours: the end is the end
+            self._file.unlink(missing_ok=True)
 
     def _since(self, state: str) -> float:
         same = self._facts["state"] == state

@@ -32,6 +32,7 @@ _CHECK_SECONDS = 10.0
 _SKEW_SECONDS = 5.0
 _LEAST_DISK_BYTES, _LEAST_DISK_RATIO = 1 << 30, 0.05
 _SOON_SECONDS = 86400.0
+_STORE_KNOWN_SECONDS = 60.0
 _LISTED = 5
 Check = Callable[[], Awaitable[CheckResult]]
 
@@ -58,6 +59,7 @@ class Checks:
 
     def __init__(self, parts: CheckedParts) -> None:
         self._parts = parts
+        self._store_found, self._store_known_until = "", 0.0
         self._checks: dict[str, Check] = {
             "clock": self._clock,
             "certificates": self._certificates,
@@ -167,8 +169,10 @@ class Checks:
     async def _store(self) -> CheckResult:
         if self._parts.store.problem:
             return _failed(self._parts.store.problem, "see `df`, `journalctl -k`; it recovers by itself")
-        found = await self._parts.store.check()
-        if found != "ok":
+        if time.monotonic() >= self._store_known_until:  # it reads the whole file on the thread that writes
+            self._store_found = await self._parts.store.check()
+            self._store_known_until = time.monotonic() + _STORE_KNOWN_SECONDS
+        if (found := self._store_found) != "ok":
             return _failed(f"the store is damaged: {found}", "stop clusteraid and restore the store from a backup")
         return _ok(f"{self._parts.store.path} is whole")
 
