@@ -133,7 +133,7 @@ async def test_children_die_with_a_killed_owner(config: UnitsConfig, tmp_path: P
     assert alive(process_id)
     owner.kill()
     await owner.communicate()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while alive(process_id):
             await asyncio.sleep(0.02)
 
@@ -142,7 +142,7 @@ async def test_the_log_holds_what_the_process_and_the_launcher_say(config: Units
     log = config.log_directory / f"{UNIT}.log"
     async with open_units(config) as units:
         await units.start(UNIT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "started" not in log.read_text():
                 await asyncio.sleep(0.02)
         await units.stop(UNIT)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clusterai.ids import UnitName
 from clusterai.units import UnitMissing, Units, UnitStatus
 
-SECONDS = 20.0
+SECONDS = 60.0
 MISSING = UnitName("clusterai-nowhere@x.service")
 
 

@@ -196,7 +196,7 @@ async def test_the_servers_own_agent_joins_by_itself(tmp_path: Path) -> None:
             written.write_text(f"{written.read_text()}{trust.enrollment_address}\n")
             written.replace(tmp_path / "local.token")
             home = Home(tmp_path / "agent")
-            await until(lambda: home.joined, 20)
+            await until(lambda: home.joined, 60)
             assert home.membership().node_id == "server"
 
 

@@ -185,7 +185,7 @@ async def test_a_failed_build_is_shown_with_its_reason(tmp_path: Path) -> None:
         daemon.want(worker(), generation=2)
         wheels = f'[environment]\nwheel_directory = "{tmp_path}/wheels"\noffline = true\n'
         async with agent(agent_toml(tmp_path, daemon.address, extra=wheels)):
-            await until(lambda: daemon.streams, 10)
+            await until(lambda: daemon.streams, 60)
             await until(lambda: environments(daemon, ENVIRONMENT_STATE_FAILED), 60)
             failed = environments(daemon, ENVIRONMENT_STATE_FAILED)[0]
             assert "nothing-such" in failed.reason
@@ -202,7 +202,7 @@ async def test_a_node_without_the_pools_python_gets_no_worker_and_says_why(tmp_p
         daemon.python_minor = "3.99"
         daemon.want(worker(), generation=2)
         async with agent(agent_toml(tmp_path, daemon.address)):
-            await until(lambda: daemon.streams, 10)
+            await until(lambda: daemon.streams, 60)
             await until(lambda: environments(daemon, ENVIRONMENT_STATE_INCOMPATIBLE))
             judged = environments(daemon, ENVIRONMENT_STATE_INCOMPATIBLE)[0]
             assert "no Python 3.99" in judged.reason
@@ -216,7 +216,7 @@ async def test_a_lock_that_is_not_the_wanted_one_is_refused(tmp_path: Path) -> N
         daemon.want(worker(), generation=2)
         daemon.lock_text = "evil==1\n"
         async with agent(agent_toml(tmp_path, daemon.address)):
-            await until(lambda: daemon.streams, 10)
+            await until(lambda: daemon.streams, 60)
             await until(lambda: any("lock file is not the one" in s.environment.reason for s in daemon.last.statuses))
 
 
@@ -283,7 +283,7 @@ async def test_it_tells_systemd_that_it_is_ready_and_how_it_is(tmp_path: Path) -
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(tmp_path / "notify"))
-    listener.settimeout(10)
+    listener.settimeout(60)
     async with NodeDaemon.serving() as daemon:
         daemon.enrol(Home(tmp_path / "agent"))
         config = agent_toml(tmp_path, daemon.address)

@@ -16,7 +16,7 @@ from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINED, NODE_STATE_DRAINING,
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 def steps(*, done: bool) -> list[DrainNodeResponse]:

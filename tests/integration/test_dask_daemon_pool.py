@@ -67,13 +67,13 @@ def link_environment(directory: Path, environment: Path) -> None:
 
 async def test_it_waits_for_the_environment_and_then_runs(tmp_path: Path, environment: Path) -> None:
     async with running(tmp_path, environment, Issuer()) as pool:
-        await asyncio.wait_for(pool.settled(), 10)
+        await asyncio.wait_for(pool.settled(), 60)
         assert pool.status().scheduler_state == "waiting"
         assert "the compute environment" in pool.status().reason
         changes: list[str] = []
         pool.on_changed(lambda: changes.append(pool.status().scheduler_state))
         link_environment(tmp_path, environment)
-        await until(lambda: pool.status().scheduler_state == "running", "it runs", 20)
+        await until(lambda: pool.status().scheduler_state == "running", "it runs", 60)
         assert changes[-1] == "running"
         assert pool.status().dashboard_address.startswith("http://127.0.0.1:")
         assert pool.spec().scheduler_address == pool.status().scheduler_address
@@ -85,10 +85,10 @@ async def test_a_new_daemon_goes_on_with_the_running_scheduler(tmp_path: Path, e
     link_environment(tmp_path, environment)
     issuer = Issuer()
     async with running(tmp_path, environment, issuer, stop=False) as pool:
-        await until(lambda: pool.status().scheduler_state == "running", "it runs", 20)
+        await until(lambda: pool.status().scheduler_state == "running", "it runs", 60)
         address, process_id = pool.spec().scheduler_address, pool._unit_status.main_process_id
     async with running(tmp_path, environment, issuer) as pool:
-        await until(lambda: pool.status().scheduler_state == "running", "it runs still", 20)
+        await until(lambda: pool.status().scheduler_state == "running", "it runs still", 60)
         assert (pool.spec().scheduler_address, pool._unit_status.main_process_id) == (address, process_id)
         assert issuer.issued == 1
 
@@ -96,12 +96,12 @@ async def test_a_new_daemon_goes_on_with_the_running_scheduler(tmp_path: Path, e
 async def test_who_stops_it_by_hand_finds_it_stopped(tmp_path: Path, environment: Path) -> None:
     link_environment(tmp_path, environment)
     async with running(tmp_path, environment, Issuer()) as pool:
-        await until(lambda: pool.status().scheduler_state == "running", "it runs", 20)
+        await until(lambda: pool.status().scheduler_state == "running", "it runs", 60)
         await pool._units.stop(scheduler_unit(pool._plan.name))  # type: ignore[arg-type]
-        await until(lambda: pool.status().scheduler_state == "stopped", "it is stopped", 20)
+        await until(lambda: pool.status().scheduler_state == "stopped", "it is stopped", 60)
         assert "clusteractl unit start" in pool.status().reason
         await pool._units.start(scheduler_unit(pool._plan.name))  # type: ignore[arg-type]
-        await until(lambda: pool.status().scheduler_state == "running", "it runs again", 20)
+        await until(lambda: pool.status().scheduler_state == "running", "it runs again", 60)
 
 
 async def test_its_certificate_is_renewed_in_the_running_process(tmp_path: Path, environment: Path) -> None:
@@ -110,7 +110,7 @@ async def test_its_certificate_is_renewed_in_the_running_process(tmp_path: Path,
     async with running(tmp_path, environment, issuer) as pool:
         log = tmp_path / "units/logs/clusterai-scheduler@main.service.log"
         taken = "took the new certificate"
-        await until(lambda: log.exists() and log.read_text().count(taken) >= 2, "it was renewed", 40)
+        await until(lambda: log.exists() and log.read_text().count(taken) >= 2, "it was renewed", 60)
         assert issuer.issued >= 3
         assert pool.status().scheduler_state == "running"
 
@@ -121,5 +121,5 @@ async def test_a_taken_port_is_shown_with_the_way_to_the_log(tmp_path: Path, env
         host, port = "127.0.0.1", int(pool.spec().scheduler_address.rpartition(":")[2])
         server = await asyncio.start_server(lambda *_: None, host, port)
         async with server:
-            await until(lambda: pool.status().scheduler_state == "failed", "it fails", 40)
+            await until(lambda: pool.status().scheduler_state == "failed", "it fails", 60)
             assert "clusteractl logs --unit clusterai-scheduler@main.service" in pool.status().reason

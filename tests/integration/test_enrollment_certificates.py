@@ -48,9 +48,9 @@ async def refusal(call: object) -> ClusterAIError:
 async def test_an_admin_makes_lists_and_revokes_tokens(trust: Trust) -> None:
     async with channel(trust, *await trust.member("ada", Role.ADMIN)) as opened:
         stub = TokenServiceStub(opened)
-        made = await stub.CreateToken(token_pb2.CreateTokenRequest(bound_name="pi4", ttl_seconds=60), timeout=5)
-        await stub.RevokeToken(token_pb2.RevokeTokenRequest(token_id=made.details.token_id), timeout=5)
-        listed = await stub.ListTokens(token_pb2.ListTokensRequest(), timeout=5)
+        made = await stub.CreateToken(token_pb2.CreateTokenRequest(bound_name="pi4", ttl_seconds=60), timeout=60)
+        await stub.RevokeToken(token_pb2.RevokeTokenRequest(token_id=made.details.token_id), timeout=60)
+        listed = await stub.ListTokens(token_pb2.ListTokensRequest(), timeout=60)
     newest = next(token for token in listed.tokens if token.token_id == made.details.token_id)
     assert made.token.split(".")[2] == newest.token_id
     assert (newest.role, newest.bound_name, newest.created_by) == (token_pb2.ROLE_NODE, "pi4", "operator ada")
@@ -61,7 +61,7 @@ async def test_an_admin_makes_lists_and_revokes_tokens(trust: Trust) -> None:
 async def test_a_role_of_a_newer_peer_is_refused(trust: Trust) -> None:
     async with channel(trust, *await trust.member("ada", Role.ADMIN)) as opened:
         request = token_pb2.CreateTokenRequest(role=99)  # type: ignore[arg-type]
-        assert "99" in str(await refusal(TokenServiceStub(opened).CreateToken(request, timeout=5)))
+        assert "99" in str(await refusal(TokenServiceStub(opened).CreateToken(request, timeout=60)))
 
 
 async def test_a_node_is_refused_an_operator_call(trust: Trust) -> None:
@@ -101,12 +101,12 @@ async def test_an_operator_renews_its_own_certificate_and_the_old_one_stays_good
     old, key = await trust.member("ada", Role.VIEWER), new_key()
     async with channel(trust, *old) as opened:
         stub = OperatorServiceStub(opened)
-        renewed = await stub.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=5)
+        renewed = await stub.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=60)
         fresh = chain_pem(renewed.certificate_chain_der)
         async with channel(trust, key_pem(key), fresh) as opened_anew:
             again = OperatorServiceStub(opened_anew)
-            assert await again.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=5)
-        assert await stub.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=5)
+            assert await again.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=60)
+        assert await stub.RenewOperator(operator_pb2.RenewOperatorRequest(csr_der=new_csr(key)), timeout=60)
     assert serial_of(fresh) != serial_of(old[1])
     await trust.revocations.revoke(trust.authority.identity(IdentityKind.OPERATOR, "ada"))
     assert trust.revocations.is_revoked(serial_of(fresh))

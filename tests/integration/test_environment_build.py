@@ -146,7 +146,7 @@ async def test_a_full_disk_is_named_and_left_as_it_was(tmp_path: Path, wheels: W
 async def test_a_cancelled_build_leaves_nothing(tmp_path: Path, wheels: WheelDirectory, python: Path) -> None:
     steps: Steps = []
     work = asyncio.create_task(make(tmp_path / "env", wheels.lock_text, python, offline(wheels), steps))
-    await until(lambda: any("collected" in text for _, text in steps), 30)
+    await until(lambda: any("collected" in text for _, text in steps), 60)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
@@ -179,7 +179,7 @@ async def test_a_build_killed_half_way_takes_pip_along_and_the_next_one_starts_c
     builder.send_signal(signal.SIGKILL)
     await builder.communicate()
     assert read_complete(tmp_path / "env") is None
-    await until(lambda: not list(users_of(tmp_path / "env")), 10)
+    await until(lambda: not list(users_of(tmp_path / "env")), 60)
     built = await make(tmp_path / "env", wheels.lock_text, python, offline(wheels))
     assert built.versions["lz4"] == "1.0"
 

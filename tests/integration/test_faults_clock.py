@@ -100,5 +100,5 @@ async def said_by_agent(config: Path, variables: dict[str, str], awaited: str) -
     finally:
         if process.returncode is None:
             process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), 90)
     return log.read_text()

@@ -23,7 +23,7 @@ async def make_token(daemon: KillableDaemon) -> str:
     """Create a token; return its id, or "" when the store refuses, which it has to say in full."""
     async with operator(daemon, TokenServiceStub) as tokens:
         try:
-            made = await tokens.CreateToken(CreateTokenRequest(ttl_seconds=3600), timeout=10)
+            made = await tokens.CreateToken(CreateTokenRequest(ttl_seconds=3600), timeout=60)
         except grpc.aio.AioRpcError as error:
             refusal = error
         else:
@@ -39,13 +39,13 @@ async def make_token(daemon: KillableDaemon) -> str:
 async def known_tokens(daemon: KillableDaemon) -> set[str]:
     """Return the ids of the tokens that the daemon lists."""
     async with operator(daemon, TokenServiceStub) as tokens:
-        return {token.token_id for token in (await tokens.ListTokens(ListTokensRequest(), timeout=10)).tokens}
+        return {token.token_id for token in (await tokens.ListTokens(ListTokensRequest(), timeout=60)).tokens}
 
 
 async def problems(daemon: KillableDaemon) -> str:
     """Return what the daemon says is wrong with it."""
     async with operator(daemon, ClusterServiceStub) as cluster:
-        return "\n".join((await cluster.GetStatus(GetStatusRequest(), timeout=10)).problems)
+        return "\n".join((await cluster.GetStatus(GetStatusRequest(), timeout=60)).problems)
 
 
 async def test_a_full_disk_refuses_changes_serves_the_rest_and_heals(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ async def enrol_on_and_on(daemon: KillableDaemon, token: JoinToken, known: Ackno
         stub: Any = EnrollmentServiceStub(channel)
         while True:
             name = f"node-{random.getrandbits(48):x}"
-            answer = await stub.Enroll(enrol_request(token, name, csr), timeout=10)
+            answer = await stub.Enroll(enrol_request(token, name, csr), timeout=60)
             assert answer.certificate_chain_der
             known.enrolled.add(name)
             known.desired.setdefault(name, ACTIVE)
@@ -67,11 +67,11 @@ async def drain_on_and_on(daemon: KillableDaemon, known: Acknowledged) -> None:
             before = known.desired[name]
             known.desired[name] = ACTIVE | DRAIN
             if before == ACTIVE:
-                await first_answer(stub.DrainNode(DrainNodeRequest(node_id=name), timeout=10))
+                await first_answer(stub.DrainNode(DrainNodeRequest(node_id=name), timeout=60))
                 known.desired[name] = DRAIN
             else:
                 with contextlib.suppress(grpc.aio.AioRpcError) if before != DRAIN else contextlib.nullcontext():
-                    await stub.UndrainNode(UndrainNodeRequest(node_id=name), timeout=10)
+                    await stub.UndrainNode(UndrainNodeRequest(node_id=name), timeout=60)
                     known.desired[name] = ACTIVE
 
 
@@ -101,7 +101,7 @@ async def listed(daemon: KillableDaemon) -> set[str]:
     """Return the nodes that operators see."""
     async with local_channel(daemon.socket) as channel:
         stub: Any = NodeAdminServiceStub(channel)
-        return {node.node_id for node in (await stub.ListNodes(ListNodesRequest(), timeout=10)).nodes}
+        return {node.node_id for node in (await stub.ListNodes(ListNodesRequest(), timeout=60)).nodes}
 
 
 def check_store(daemon: KillableDaemon, known: Acknowledged) -> None:
@@ -125,7 +125,7 @@ async def test_no_acknowledged_change_is_lost_in_a_hundred_kills(tmp_path: Path)
         async with daemon.enrollment() as channel:
             stub: Any = EnrollmentServiceStub(channel)
             for name in ("first", "second"):
-                await stub.Enroll(enrol_request(token, name, new_csr(new_key())), timeout=10)
+                await stub.Enroll(enrol_request(token, name, new_csr(new_key())), timeout=60)
                 known.enrolled.add(name)
                 known.desired[name] = ACTIVE
         for _ in range(KILLS):

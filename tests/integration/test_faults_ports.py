@@ -21,7 +21,7 @@ def taken_port() -> Iterator[int]:
 async def refused(daemon: KillableDaemon) -> tuple[int, str]:
     """Start a daemon that cannot start; return its exit code and what it said."""
     process = await daemon.launch()
-    code = await asyncio.wait_for(process.wait(), 30)
+    code = await asyncio.wait_for(process.wait(), 90)
     return code, daemon.said()
 
 

@@ -98,7 +98,7 @@ async def test_a_command_runs_with_a_client_that_connects_and_its_exit_code_is_k
         code, out, err = await ended(process)
         assert code == 0, err
         assert "2 workers" in err
-    assert time.monotonic() - started < 30  # a second start takes seconds, on a busy machine too
+    assert time.monotonic() - started < 60  # nothing is built twice
 
 
 async def test_in_the_foreground_it_says_how_to_connect_and_ctrl_c_ends_all_of_it(state: Path) -> None:

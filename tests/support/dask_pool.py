@@ -35,7 +35,7 @@ def say(value):
     print(json.dumps(value), flush=True)
 def hear():
     return json.loads(sys.stdin.readline())
-with Client({address!r}, security=security, timeout=20) as client:
+with Client({address!r}, security=security, timeout=90) as client:
 """
 SECONDS = 60.0
 

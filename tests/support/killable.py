@@ -18,7 +18,7 @@ from clusterai.v1.token_pb2 import CreateTokenRequest
 from clusterai.v1.token_pb2_grpc import TokenServiceStub
 from support.tree import ROOT, python_path
 
-START_SECONDS, STOP_SECONDS = 30.0, 15.0
+START_SECONDS, STOP_SECONDS = 90.0, 60.0
 
 
 class KillableDaemon:
@@ -117,7 +117,7 @@ announce = false
         """Create a join token."""
         async with local_channel(self.socket) as channel:
             stub: Any = TokenServiceStub(channel)
-            answer = await stub.CreateToken(CreateTokenRequest(use_limit=use_limit, ttl_seconds=3600), timeout=10)
+            answer = await stub.CreateToken(CreateTokenRequest(use_limit=use_limit, ttl_seconds=3600), timeout=60)
         return JoinToken.parse(answer.token)
 
     def ca_pem(self) -> bytes:
@@ -128,7 +128,7 @@ announce = false
         """Return where nodes enrol now: port 0 in the configuration is any free one."""
         async with local_channel(self.socket) as channel:
             stub: Any = TokenServiceStub(channel)
-            answer = await stub.CreateToken(CreateTokenRequest(ttl_seconds=60), timeout=10)
+            answer = await stub.CreateToken(CreateTokenRequest(ttl_seconds=60), timeout=60)
         port: str = answer.server_addresses[0].rpartition(":")[2]
         return f"127.0.0.1:{port}"
 
@@ -140,7 +140,7 @@ announce = false
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Read the store beside the daemon."""
-        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)
         try:
             return connection.execute(sql).fetchall()
         finally:

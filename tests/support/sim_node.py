@@ -99,7 +99,7 @@ async def operator(daemon: KillableDaemon, stub: Any) -> AsyncIterator[Any]:
 async def node(daemon: KillableDaemon, name: str) -> Node:
     """Return what the daemon shows of a node."""
     async with operator(daemon, NodeAdminServiceStub) as admin:
-        found: Node = (await admin.GetNode(GetNodeRequest(node_id=name), timeout=5)).node
+        found: Node = (await admin.GetNode(GetNodeRequest(node_id=name), timeout=60)).node
         return found
 
 

@@ -1,14 +1,16 @@
 """Waiting for something to become true, not for a time."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 _STEP_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Return as soon as the condition holds; fail when it does not within the time."""
-    for _ in range(round(seconds / _STEP_SECONDS)):
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return as soon as the condition holds; fail when it does not within the time, long enough for a busy machine."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if condition():
             return
         await asyncio.sleep(_STEP_SECONDS)

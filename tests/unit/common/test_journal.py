@@ -51,7 +51,7 @@ async def test_following_shows_whole_new_lines_also_after_the_file_was_cut(tmp_p
     config.log_directory.mkdir()
     log = config.log_directory / f"{UNIT}.log"
     log.write_text("old\n")
-    async with aclosing(read_log(UNIT, line_count=1, follow=True, units=config)) as entries, asyncio.timeout(10):
+    async with aclosing(read_log(UNIT, line_count=1, follow=True, units=config)) as entries, asyncio.timeout(60):
         assert (await anext(entries)).message == "old"
         with log.open("a") as writer:
             writer.write("hal")

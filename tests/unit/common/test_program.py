@@ -61,7 +61,7 @@ def test_what_main_returns_is_the_exit_code() -> None:
 async def test_a_signal_asks_to_stop(number: signal.Signals) -> None:
     stop = stop_requested()
     os.kill(os.getpid(), number)
-    await asyncio.wait_for(stop.wait(), 2)
+    await asyncio.wait_for(stop.wait(), 60)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
@@ -70,7 +70,7 @@ async def test_a_signal_asks_to_stop(number: signal.Signals) -> None:
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]  # noqa: ANN201
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "n"))
-        listening.settimeout(2)
+        listening.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
         yield listening
 
@@ -104,7 +104,7 @@ async def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name, raising=False)
     notifier = Notifier()
     notifier.ready()
-    await asyncio.wait_for(feed_watchdog(notifier), 1)
+    await asyncio.wait_for(feed_watchdog(notifier), 60)
 
 
 def test_every_line_for_the_journal_has_its_priority() -> None:

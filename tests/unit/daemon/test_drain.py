@@ -93,7 +93,7 @@ class Scene:
     async def result(self, drain: Drain | None) -> list[str]:
         """Follow a drain to its end; return the messages."""
         assert drain is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return [progress.message async for progress in self.drains.watch(drain)]
 
 
