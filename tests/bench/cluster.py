@@ -70,12 +70,16 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        units = [process_id for process_id in self._units() if self._is_ours(process_id)]
+        units = self.units()
         for process_id in units:
             os.kill(process_id, signal.SIGKILL)
         wait_until(lambda: not any(map(self._is_ours, units)), _END_SECONDS)
 
-    def _units(self) -> Iterator[int]:
+    def units(self) -> list[int]:
+        """Return the processes of scheduler and workers."""
+        return [process_id for process_id in self._recorded() if self._is_ours(process_id)]
+
+    def _recorded(self) -> Iterator[int]:
         for record in self.directory.rglob("units/*.json"):
             yield json.loads(record.read_text())["process_id"]
 

@@ -1,16 +1,19 @@
 """The daemon under 2,000 agents at one heartbeat a second, against a bare stream server in the same run."""
 
 import asyncio
+import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.measure import Costs, Figure, median, quantile
 from bench.processes import NEWEST, Fleet, Place, Program, split_processors
-from bench.servers import Daemon, bare_server
+from bench.servers import Daemon, bare_server, free_port
 from clusterai.v1.event_pb2 import WatchEventsRequest
 from clusterai.v1.event_pb2_grpc import EventServiceStub
 from clusterai.v1.node_admin_pb2 import NODE_STATE_READY, ListNodesRequest
@@ -29,6 +32,23 @@ class Load:
     bytes_per_agent: float
     written_bytes: int
     beats_per_second: float
+
+
+@dataclass(frozen=True)
+class Return:
+    """How the fleet came back to a restarted server."""
+
+    seconds: float
+    cpu_seconds: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The bare server's figures."""
+
+    loads: list[Load]
+    back: Return
 
 
 def measure(agents: int = AGENTS) -> Iterator[Figure]:
@@ -53,23 +73,26 @@ def _measure(python: Path, agents: int) -> Iterator[Figure]:
             begun = time.monotonic()
             save(identities, asyncio.run(_enroll(daemon, agents)))
             yield Figure(f"enrolments, {agents} of them", agents / (time.monotonic() - begun), "per s")
-        bare = []
-        with bare_server(directory, served) as (program, address):
-            bare = _rounds(program, address, identities, agents, loading)
-        yield from _under_load(daemon, identities, agents, loading, bare)
+        yield from _under_load(daemon, identities, agents, loading, _baseline(directory, served, identities, loading))
 
 
 async def _enroll(daemon: Daemon, count: int) -> list[Any]:
     return await enroll_all(daemon.enrollment_address, daemon.ca_pem, daemon.token(count), count)
 
 
-def _rounds(program: Program, address: str, identities: Path, agents: int, place: Place) -> list[Load]:
-    """Load a server that has no connection yet; return what each window cost."""
-    idle = Costs.of(program.process_id)
-    with Fleet(address, identities, agents, place=place) as fleet:
+def _baseline(directory: Path, served: Place, identities: Path, loading: Place) -> "Baseline":
+    """Measure the bare server in the same way as the daemon."""
+    port, agents = free_port(), len(json.loads(identities.read_text()))
+    with ExitStack() as stack:
+        program, address = stack.enter_context(bare_server(directory, served, port=port))
+        fleet = stack.enter_context(Fleet(address, identities, agents, place=loading))
+        idle = Costs.of(program.process_id)
         fleet.wait_connected(_CONNECT_SECONDS)
         time.sleep(SETTLE_SECONDS)
-        return [_window(program, fleet, idle) for _ in range(ROUNDS)]
+        loads = [_window(program, fleet, idle) for _ in range(ROUNDS)]
+        sessions = _cut_off(program, fleet)
+        program, _ = stack.enter_context(bare_server(directory, served, port=port))
+        return Baseline(loads, _all_back(program, fleet, sessions))
 
 
 def _window(program: Program, fleet: Fleet, idle: Costs) -> Load:
@@ -85,7 +108,7 @@ def _window(program: Program, fleet: Fleet, idle: Costs) -> Load:
 
 
 def _under_load(
-    daemon: Daemon, identities: Path, agents: int, place: Place, bare: list[Load]
+    daemon: Daemon, identities: Path, agents: int, place: Place, bare: Baseline
 ) -> Iterator[Figure]:
     with daemon.running() as program:
         idle = Costs.of(program.process_id)
@@ -93,10 +116,9 @@ def _under_load(
             fleet.wait_connected(_CONNECT_SECONDS)
             time.sleep(SETTLE_SECONDS)
             loads = [_window(program, fleet, idle) for _ in range(ROUNDS)]
-            yield from _compared(loads, bare)
+            yield from _compared(loads, bare.loads)
             yield from _listing(daemon, agents)
-            program.kill()
-            yield from _restarted(daemon, fleet)
+            yield from _restarted(daemon, fleet, _cut_off(program, fleet), bare.back)
 
 
 def _compared(loads: list[Load], bare: list[Load]) -> Iterator[Figure]:
@@ -124,13 +146,35 @@ def _listing(daemon: Daemon, agents: int) -> Iterator[Figure]:
     yield Figure("ListNodes, 99th percentile", quantile(seconds, 0.99) * 1e3, "ms", 50, detail=detail)
 
 
-def _restarted(daemon: Daemon, fleet: Fleet) -> Iterator[Figure]:
-    """Start the killed daemon again; count from when it answers."""
+def _cut_off(program: Program, fleet: Fleet) -> int:
+    """Kill the server; return how many sessions there must have been once all are back.
+
+    The agents stand for 2,000 machines that do a handshake each, so they may use all processors for it.
+    """
+    sessions = fleet.report().sessions + fleet.count
+    fleet.use(frozenset(os.sched_getaffinity(0)))
+    program.kill()
+    return sessions
+
+
+def _all_back(program: Program, fleet: Fleet, sessions: int) -> Return:
+    """Count from when the server answers until the last agent is welcome."""
+    begun, before = time.monotonic(), Costs.of(program.process_id).cpu_seconds
+    report = fleet.wait_connected(_CONNECT_SECONDS, sessions=sessions)
+    spent = Costs.of(program.process_id).cpu_seconds - before
+    return Return(report.last_connected - begun, spent, report.failures)
+
+
+def _restarted(daemon: Daemon, fleet: Fleet, sessions: int, bare: Return) -> Iterator[Figure]:
+    """Start the killed daemon again."""
     with daemon.running() as program:
-        begun = time.monotonic()
-        report = fleet.wait_connected(_CONNECT_SECONDS)
-        detail = f"{program.process_id and fleet.count} agents, {report.failures} attempts failed meanwhile"
-        yield Figure("all back after a kill -9 and restart", report.last_connected - begun, "s", 10, detail=detail)
+        back = _all_back(program, fleet, sessions)
+        seconds, plain = back.seconds, bare.seconds
+        detail = f"{fleet.count} agents, {back.failures} attempts failed meanwhile; a bare server: {plain:.1f} s"
+        yield Figure("all back after a kill -9 and restart", seconds, "s", 10, baseline=plain, detail=detail)
+        cost, plain = (side.cpu_seconds / fleet.count * 1e3 for side in (back, bare))
+        detail = f"{cost:.2f} against {plain:.2f} ms of CPU for each, its first heartbeats included"
+        yield Figure("CPU per reconnect, ratio to a bare server", cost / plain, "x", baseline=plain, detail=detail)
         time.sleep(GRACE_SECONDS)
         offline = _offline(daemon)
         yield Figure("marked offline meanwhile", offline, "nodes", 0, detail=f"seen {GRACE_SECONDS:.0f} s later")

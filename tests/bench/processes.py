@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -28,9 +29,18 @@ class Place:
 class Program:
     """A Python module that runs as a child, its standard input held open; leaving the block ends it."""
 
-    def __init__(self, module: str, *arguments: object, place: Place, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        place: Place,
+        log: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = [str(place.python), "-P", "-m", module, *map(str, arguments)]
         self._place, self._log = place, log
+        own_modules = os.pathsep.join(str(ROOT / root) for root in _ROOTS)
+        self._variables = {**os.environ, "PYTHONPATH": own_modules} if variables is None else variables
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -43,7 +53,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in _ROOTS)},
+                env=self._variables,
             )
         finally:
             if errors:
@@ -80,6 +90,10 @@ class Program:
         stdin.flush()
         return self.read_line()
 
+    def use(self, processors: frozenset[int]) -> None:
+        """Move the child to these processors."""
+        move(self.process_id, processors)
+
     def kill(self) -> None:
         """End the child as a power cut would."""
         self.process.kill()
@@ -97,6 +111,12 @@ class Program:
 
     def _last_words(self) -> str:
         return self._log.read_text()[-2000:] if self._log else "see above"
+
+
+def move(process_id: int, processors: frozenset[int]) -> None:
+    """Move a process, with all its threads, to these processors."""
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        os.sched_setaffinity(int(task.name), processors)
 
 
 @dataclass(frozen=True)
@@ -143,10 +163,15 @@ class Fleet:
         last = max(part["last_connected"] for part in parts)
         return FleetReport(**totals, last_connected=last, last_failure=next(iter(failures), ""))
 
-    def wait_connected(self, seconds: float) -> FleetReport:
-        """Wait until all agents have a session."""
+    def use(self, processors: frozenset[int]) -> None:
+        """Move all agents to these processors."""
+        for program in self._programs:
+            program.use(processors)
+
+    def wait_connected(self, seconds: float, *, sessions: int = 0) -> FleetReport:
+        """Wait until all agents have a session, and have had so many together: who is cut off notices it late."""
         deadline = time.monotonic() + seconds
-        while (report := self.report()).connected < self.count:
+        while (report := self.report()).connected < self.count or report.sessions < sessions:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"only {report.connected} of {self.count} connected: {report.last_failure}")
             time.sleep(0.2)

@@ -123,14 +123,16 @@ announce = false
 
 
 @contextmanager
-def bare_server(directory: Path, place: Place, *, interval: float = 1.0) -> Iterator[tuple[Program, str]]:
+def bare_server(
+    directory: Path, place: Place, *, interval: float = 1.0, port: int = 0
+) -> Iterator[tuple[Program, str]]:
     """Run the bare server with the daemon's own CA; yield it and its address."""
     state = directory / "state"
     ca = CertificateAuthority.load(
         next(state.rglob("cluster-ca.key")).read_bytes(), next(state.rglob("cluster-ca.pem")).read_bytes()
     )
     with _certificate(directory, ca) as files:
-        arguments = ("--certificate", files[0], "--ca", files[1], "--interval", interval)
+        arguments = ("--certificate", files[0], "--ca", files[1], "--interval", interval, "--port", port)
         with Program("load.bare", *arguments, place=place) as program:
             yield program, f"127.0.0.1:{program.read_line()}"
 

@@ -39,7 +39,7 @@ class BareSessions(NodeServiceServicer):
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    """Serve on a free port of the loopback interface."""
+    """Serve on the loopback interface."""
     key, chain = arguments.certificate.read_bytes(), arguments.certificate.read_bytes()
     credentials = grpc.ssl_server_credentials(
         [(key, chain)], root_certificates=arguments.ca.read_bytes(), require_client_auth=True
@@ -47,7 +47,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     sessions = BareSessions(arguments.interval)
     add_NodeServiceServicer_to_server(sessions, server)
-    port = server.add_secure_port("127.0.0.1:0", credentials)
+    port = server.add_secure_port(f"127.0.0.1:{arguments.port}", credentials)
     await server.start()
     print(port, flush=True)
     commands = asyncio.StreamReader()
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--certificate", type=Path, required=True, help="key and chain in one PEM file")
     parser.add_argument("--ca", type=Path, required=True)
     parser.add_argument("--interval", type=float, default=1.0)
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     asyncio.run(serve(parser.parse_args()))
