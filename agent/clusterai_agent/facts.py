@@ -162,7 +162,7 @@ def _systemd_version() -> str:
     """The version of the running systemd: its shared library carries it in the name, so no program is started."""
     if not Path("/run/systemd/system").is_dir():
         return ""
-    for folder in ("/usr/lib/systemd", "/lib/systemd"):
-        for library in sorted(Path(folder).glob("libsystemd-shared-*.so")):
+    for pattern in ("systemd/libsystemd-shared-*.so", "*/systemd/libsystemd-shared-*.so"):  # Debian's is multiarch
+        for library in sorted(Path("/usr/lib").glob(pattern)):
             return library.stem.removeprefix("libsystemd-shared-")
     return "unknown"

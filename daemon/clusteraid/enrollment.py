@@ -37,6 +37,12 @@ class OtherName(ClusterAIError):
     hint = "join with `--name {bound_name}`, or create a token for {name}: `clusteractl token create --name {name}`"
 
 
+class OtherPurpose(ClusterAIError):
+    code, status = "other-purpose", Status.DENIED
+    message = "join token {token_id} is for {a_role}, not for {asked}; it was not used"
+    hint = "{fix}"
+
+
 class ClockSkewed(ClusterAIError):
     code, status = "clock-skewed", Status.FAILED
     message = "the clocks differ too much: here, on the server, it is {here}; on your machine it is {there}"
@@ -45,7 +51,10 @@ class ClockSkewed(ClusterAIError):
 
 @dataclass(frozen=True)
 class Admission:
-    """Who wants in: a name, a certificate request, for nodes the serialised facts. Nothing here is checked yet."""
+    """Who wants in: a name, a certificate request, for nodes the serialised facts. Nothing here is checked yet.
+
+    `wants_node` tells a machine from a person, where that is known.
+    """
 
     name: str
     csr_der: bytes
@@ -53,6 +62,7 @@ class Admission:
     clock: float
     address: str
     suggested_name: str = ""  # for a node that asks for no name with a token that is for any
+    wants_node: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ class Enrollment:
         Raises:
             TooManyAttempts: this address was refused too often.
             TokenRefused, TokenRevoked, TokenExpired, TokenUsed: the token does not admit.
+            OtherPurpose: a machine came with a person's token, or a person with a machine's.
             NameMissing, OtherName, InvalidName, NameTaken: the name is the problem.
             ClockSkewed: the clocks differ by more than an hour.
             BadRequest: the certificate request or the facts are not usable.
@@ -102,6 +113,7 @@ class Enrollment:
             self._attempts.count(admission.address)
             self._events.note("join-refused", admission.address, str(error))
             raise
+        _check_purpose(token, admission)
         name = _name(token, admission)
         self.check_clock(admission.clock)
         grant = await self._admit(name, token.role, admission, token)
@@ -149,6 +161,18 @@ class Enrollment:
             raise token_used(token)
         for listener in self._listeners:
             listener(enrolment)
+
+
+def _check_purpose(token: TokenRecord, admission: Admission) -> None:
+    """A person's login with a machine's token would make a node that never comes, and the other way round."""
+    is_node = token.role is Role.NODE
+    if admission.wants_node is None or admission.wants_node == is_node:
+        return
+    if is_node:
+        fix = "for a login: `clusteractl token create --role operator --name NAME`"
+        raise OtherPurpose(token_id=token.token_id, a_role="a machine", asked="a person", fix=fix)
+    fix = "for a machine: `clusteractl token create`; with this one: `clusteractl login --server HOST`"
+    raise OtherPurpose(token_id=token.token_id, a_role="a person", asked="a machine", fix=fix)
 
 
 def _name(token: TokenRecord, admission: Admission) -> str:

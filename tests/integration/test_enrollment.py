@@ -71,6 +71,17 @@ async def test_a_person_joins_as_operator_and_may_call_at_once(trust: Trust) -> 
     assert [(operator.name, operator.role) for operator in listed.operators] == [("ada", ROLE_ADMIN)]
 
 
+@pytest.mark.parametrize(("role", "facts"), [(Role.NODE, None), (Role.OPERATOR, NodeFacts(hostname="pi4"))])
+async def test_a_machine_s_token_lets_in_no_person_and_the_other_way_round(
+    trust: Trust, role: Role, facts: NodeFacts | None
+) -> None:
+    token = await trust.token(TokenRequest(role=role))
+    with pytest.raises(RemoteError, match="it was not used") as refused:
+        await enroll(trust.enrollment_address, token, name="pi4", facts=facts)
+    assert "clusteractl token create" in refused.value.advice
+    assert trust.events.kinds() == ["token-created"]
+
+
 async def test_a_wrong_secret_and_an_unknown_token_are_told_apart_by_nobody(trust: Trust) -> None:
     token = await trust.token()
     wrong_secret = await refusal(trust, replace(token, secret="a" * 26))
@@ -171,7 +182,7 @@ async def test_a_name_is_needed(trust: Trust) -> None:
 async def test_a_clock_a_day_ahead_is_refused_naming_both_clocks(trust: Trust) -> None:
     with pytest.raises(RemoteError, match="clocks differ") as refused:
         await enroll(
-            trust.enrollment_address, await trust.token(), name="pi4", facts=None, clock=lambda: time.time() + DAY
+            trust.enrollment_address, await trust.token(), name="pi4", facts=NodeFacts(hostname="pi4"), clock=lambda: time.time() + DAY
         )
     today, tomorrow = (datetime.fromtimestamp(time.time() + ahead, UTC) for ahead in (0, DAY))
     assert f"here, on the server, it is {today:%F %H}" in str(refused.value)
@@ -257,6 +268,7 @@ def request_of(token: JoinToken, name: str, clock: float | None = None) -> Enrol
         token_secret=token.secret,
         csr_der=new_csr(new_key()),
         node_name=name,
+        facts=NodeFacts(hostname=name),
         clock_unix_seconds=time.time() if clock is None else clock,
     )
 

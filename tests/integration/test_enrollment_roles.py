@@ -10,6 +10,7 @@ import pytest
 
 from clusterai.enroll_client import Enrolled, enroll
 from clusterai.rpc import from_rpc_error, local_channel, secure_channel
+from clusterai.v1.types_pb2 import NodeFacts
 from support.killable import KillableDaemon, killable_daemon
 from support.methods import METHODS
 
@@ -26,7 +27,7 @@ async def daemon() -> AsyncIterator[KillableDaemon]:
 
 
 async def node(daemon: KillableDaemon) -> Enrolled:
-    return await enroll(await daemon.enrollment_address(), await daemon.token(), name="pi4", facts=None)
+    return await enroll(await daemon.enrollment_address(), await daemon.token(), name="pi4", facts=NodeFacts())
 
 
 async def answer(channel: grpc.aio.Channel, method: str, *, heard: bool = True) -> tuple[str, str, str]:

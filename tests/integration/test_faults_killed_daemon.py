@@ -18,6 +18,7 @@ from clusterai.v1.enrollment_pb2 import EnrollRequest
 from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from clusterai.v1.node_admin_pb2 import DrainNodeRequest, DrainNodeResponse, ListNodesRequest, UndrainNodeRequest
 from clusterai.v1.node_admin_pb2_grpc import NodeAdminServiceStub
+from clusterai.v1.types_pb2 import NodeFacts
 from support.killable import KillableDaemon, killable_daemon
 
 KILLS = 100
@@ -41,6 +42,7 @@ def enrol_request(token: JoinToken, name: str, csr: bytes) -> EnrollRequest:
         token_secret=token.secret,
         csr_der=csr,
         node_name=name,
+        facts=NodeFacts(hostname=name),
         clock_unix_seconds=time.time(),
     )
 

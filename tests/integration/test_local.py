@@ -134,7 +134,7 @@ async def test_the_agent_waits_for_a_daemon_that_is_slow_to_start(state: Path, t
 async def test_a_second_one_in_the_same_directory_is_refused(state: Path) -> None:
     async with local(state) as first:
         await line_with(first.stdout, "Ctrl-C")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             second = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "clusteraid", "local", "--state", str(state),
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=python_path(),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from clusterai.errors import BadRequest, TimedOut
@@ -27,6 +28,7 @@ class EnrollmentServicer(EnrollmentServiceServicer):
 
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
         admission = _admission(request.node_name, request.csr_der, request.facts, request.clock_unix_seconds)
+        admission = replace(admission, wants_node=request.HasField("facts"))
         grant = await self._enrollment.enroll(request.token_id, request.token_secret, admission)
         return self._response(grant)
 
