@@ -41,7 +41,7 @@ class Typing:
         os.write(self._master, text.encode() + b"\n")
 
     async def end(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             code = await self.process.wait()
         self._read()
         return code

@@ -75,7 +75,7 @@ async def test_bash_takes_the_script_and_completes_with_it(tmp_path: Path) -> No
         "bash", "--norc", "-c", _ASK_BASH, "bash", str(script),
         env={**user.environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         out, err = await process.communicate()
     assert err == b""
     assert out.decode().splitlines()[1:] == ["drain"]

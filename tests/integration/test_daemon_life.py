@@ -336,7 +336,7 @@ async def test_the_local_agents_token_is_there_when_systemd_hears_that_the_daemo
         daemon.config.write_text(daemon.config.read_text().replace("enroll = false", f'token_file = "{token_file}"'))
         await daemon.launch()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while b"READY=1" not in await asyncio.get_running_loop().sock_recv(heard, 4096):
                     pass
             assert token_file.exists()

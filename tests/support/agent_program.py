@@ -46,7 +46,7 @@ async def agent(config: Path) -> AsyncIterator[AgentProgram]:
     finally:
         if process.returncode is None:
             process.terminate()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 await process.wait()
 
 
