@@ -181,9 +181,8 @@ async def test_a_name_is_needed(trust: Trust) -> None:
 
 async def test_a_clock_a_day_ahead_is_refused_naming_both_clocks(trust: Trust) -> None:
     with pytest.raises(RemoteError, match="clocks differ") as refused:
-        await enroll(
-            trust.enrollment_address, await trust.token(), name="pi4", facts=NodeFacts(), clock=lambda: time.time() + DAY
-        )
+        token = await trust.token()
+        await enroll(trust.enrollment_address, token, name="pi4", facts=NodeFacts(), clock=lambda: time.time() + DAY)
     today, tomorrow = (datetime.fromtimestamp(time.time() + ahead, UTC) for ahead in (0, DAY))
     assert f"here, on the server, it is {today:%F %H}" in str(refused.value)
     assert f"on your machine it is {tomorrow:%F %H}" in str(refused.value)
