@@ -113,7 +113,7 @@ class Approvals:
         message = f"{entry.name} at {entry.admission.address} asks to join; compare its code, then approve or reject"
         self._events.note("approval-requested", entry.name, message)
 
-    async def settle(self, entry: Waiting, confirmation: Awaitable[bool]) -> Grant:
+    async def settle(self, entry: Waiting, confirmation: Callable[[], Awaitable[bool]]) -> Grant:
         """Wait until the operator approved and the node's person confirmed, in any order, then enrol the node.
 
         Raises:
@@ -132,8 +132,8 @@ class Approvals:
             await asyncio.gather(*sides, return_exceptions=True)
         return await self._enrollment.approve(entry.name, entry.admission)
 
-    async def _confirmed(self, entry: Waiting, confirmation: Awaitable[bool]) -> None:
-        if not await confirmation:
+    async def _confirmed(self, entry: Waiting, confirmation: Callable[[], Awaitable[bool]]) -> None:
+        if not await confirmation():
             message = f"at {entry.name} another code than {entry.code} was seen: someone may stand between"
             self._events.note("approval-codes-differ", entry.name, message)
             raise CodesRefused(name=entry.name)

@@ -41,7 +41,7 @@ class EnrollmentServicer(EnrollmentServiceServicer):
         try:
             yield pb.RequestApprovalResponse(challenge=pb.ApprovalChallenge(nonce=entry.server_nonce))
             self._approvals.reveal(entry, (await _step(requests, "reveal")).reveal.nonce)
-            grant = await self._approvals.settle(entry, _confirmation(requests))
+            grant = await self._approvals.settle(entry, lambda: _confirmation(requests))
             yield pb.RequestApprovalResponse(issued=self._response(grant))
         finally:
             self._approvals.close(entry)
