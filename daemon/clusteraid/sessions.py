@@ -30,7 +30,7 @@ from clusteraid.session_logs import SessionLogs
 log = logging.getLogger(__name__)
 Write = Callable[[SessionResponse], Awaitable[None]]
 _TICK_SECONDS = 0.25
-_STORM_SECONDS, _LONGEST_STORM_SECONDS = 2.0, 60.0
+_RETURNS_PER_SECOND = 100.0  # a third of what one processor manages with TLS after a restart (docs/benchmarks.md)
 _STALL_SECONDS = 1.0  # a tick so late means that the daemon stood still, not that nodes were silent
 _UNSENT_LIMIT = 512
 _FAREWELL_SECONDS = 2.0
@@ -123,7 +123,6 @@ class Sessions:
         self._live: dict[NodeId, Session] = {}
         self._interval = config.heartbeat_seconds
         self._closing = False
-        self._started = self._last_opened = asyncio.get_running_loop().time()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -147,7 +146,7 @@ class Sessions:
         self._live[node.node_id] = session
         node.session, node.address, node.wire = None, address, None
         self._nodes.facts_received(node, hello.facts)
-        node.heard_at = self._last_opened = asyncio.get_running_loop().time()
+        node.heard_at = asyncio.get_running_loop().time()
         node.heard_once = True
         self._nodes.status_received(node, hello.status)
         session.send(SessionResponse(welcome=self._welcome(node, session)))
@@ -218,14 +217,11 @@ class Sessions:
                 node.heard_at = now
         self._stretch()
         limit = self.offline_seconds - 2 * _TICK_SECONDS  # so that a node is offline within the time, not after it
-        storm = self._is_storm(now)
+        queue = len(self._nodes) / _RETURNS_PER_SECOND  # who was not heard since our start may still stand in it
         for node in self._nodes:
-            if now - node.heard_at >= limit and node.entry.link is not Link.SILENT and (node.heard_once or not storm):
+            grace = limit if node.heard_once else limit + queue
+            if now - node.heard_at >= grace and node.entry.link is not Link.SILENT:
                 self._nodes.apply(node, Silent())
-
-    def _is_storm(self, now: float) -> bool:
-        """Whether nodes still come back after a start: who is not back yet may stand in the queue before us."""
-        return now - self._last_opened < _STORM_SECONDS and now - self._started < _LONGEST_STORM_SECONDS
 
     @property
     def offline_seconds(self) -> float:

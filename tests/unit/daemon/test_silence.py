@@ -85,10 +85,16 @@ async def test_after_a_stall_silence_counts_anew(scene: Scene) -> None:
     assert scene.tick(112.0)["alpha"] is State.OFFLINE
 
 
-async def test_while_others_come_back_nobody_is_given_up(scene: Scene) -> None:
-    scene.sessions._last_opened = scene.start + 13
-    assert scene.tick(14.0)["beta"] is State.SUSPECT
-    assert scene.tick(15.5)["beta"] is State.OFFLINE
+async def test_after_a_start_many_nodes_have_the_time_that_their_return_takes(scene: Scene) -> None:
+    for number in range(498):
+        name = f"n{number}"
+        record = CertificateRecord(f"c{number}", f"spiffe://c1/node/{name}", 5e9)
+        scene.nodes.node_enrolled(Enrolment(name, Role.NODE, record, 1.0))
+    await scene.open("alpha")
+    states = scene.tick(16.0)
+    assert states["alpha"] is State.OFFLINE  # was back, and fell silent
+    assert states["beta"] is State.SUSPECT
+    assert scene.tick(17.0)["beta"] is State.OFFLINE
 
 
 async def test_messages_of_a_replaced_session_change_nothing(scene: Scene) -> None:
