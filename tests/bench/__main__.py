@@ -4,6 +4,8 @@ import argparse
 import os
 import platform
 import resource
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose of: {', '.join(BENCHMARKS)}")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
     figures = run(arguments.names or list(BENCHMARKS))
     if arguments.json:
         arguments.json.write_text(as_json(figures))
