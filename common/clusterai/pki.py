@@ -1,6 +1,7 @@
 """Keys, certificate requests and the two certificate authorities; the only module that imports cryptography."""
 
 import hashlib
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -201,7 +202,15 @@ def _extended_usage(*, server: bool, client: bool) -> x509.ExtendedKeyUsage:
 
 def _names(uri: str, dns: Sequence[str]) -> x509.SubjectAlternativeName:
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
-    return x509.SubjectAlternativeName(names + [x509.DNSName(name) for name in dns])
+    return x509.SubjectAlternativeName(names + [_host(name) for name in dns])
+
+
+def _host(name: str) -> x509.GeneralName:
+    """The name as what it is: clients compare an address with addresses only."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _uri_of(certificate: x509.Certificate) -> str:

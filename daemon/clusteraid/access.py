@@ -35,6 +35,9 @@ ROLES: Mapping[str, frozenset[Role]] = {
     **_service("LogService", ReadLogs=_OPERATE),
     **_service("EventService", WatchEvents=_VIEW),
     **_service("TokenService", CreateToken=_ADMINISTER, ListTokens=_ADMINISTER, RevokeToken=_ADMINISTER),
+    **_service("ModelService", ListModels=_VIEW, ListCatalog=_VIEW, RecommendModels=_VIEW, ExplainRoute=_VIEW),
+    **_service("ModelService", PullModel=_OPERATE, PlaceModel=_OPERATE, RemoveModel=_OPERATE, SyncModels=_OPERATE),
+    **_service("KeyService", CreateKey=_ADMINISTER, ListKeys=_ADMINISTER, RevokeKey=_ADMINISTER),
     **_service("OperatorService", ListOperators=_ADMINISTER, RevokeOperator=_ADMINISTER, RenewOperator=_VIEW),
 }
 

@@ -5,6 +5,7 @@ import logging
 import random
 import secrets
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clusterai.credentials import renewal_time
 from clusterai.errors import ClusterAIError, Status
 from clusterai.files import BadFile, CannotWrite, read_limited, sync_directory, write_atomic
 from clusterai.ids import ClusterId, Identity, IdentityKind
+from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import LEAF_LIFETIME, CertificateAuthority, Issued, key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_NAME
 from clusteraid.access import Caller, Revoked
@@ -87,6 +89,24 @@ class Authority:
         return self._cluster.issue(
             csr_der, uri, lifetime=self._lifetime, dns=(SERVER_NAME,), server=True, client=False
         )
+
+    def issue_gate(self, csr_der: bytes, node_id: str) -> Issued:
+        """Issue the certificate of a node's gate. Its name is no identity: it opens no control plane."""
+        dns = (gate_name(node_id),)
+        return self._cluster.issue(csr_der, self._uri(f"gate/{node_id}"), lifetime=self._lifetime, dns=dns, server=True)
+
+    def issue_gateway(self, csr_der: bytes) -> Issued:
+        """Issue the certificate with which the gateway is let in by the gates and serves the mirror."""
+        dns = (GATEWAY_NAME, MIRROR_NAME)
+        return self._cluster.issue(csr_der, self._uri("gateway"), lifetime=self._lifetime, dns=dns, server=True)
+
+    def issue_web(self, csr_der: bytes, names: Sequence[str]) -> Issued:
+        """Issue the certificate that people's programs see, for these DNS names and addresses."""
+        uri = self._uri("web")
+        return self._cluster.issue(csr_der, uri, lifetime=self._lifetime, dns=names, server=True, client=False)
+
+    def _uri(self, tail: str) -> str:
+        return f"spiffe://{self.cluster_id}/{tail}"
 
     def dask(self, pool: str) -> DaskIssuer:
         """Return the issuer of a pool's Dask certificates."""

@@ -166,6 +166,52 @@ class DrainConfig(Section):
 
 
 @dataclass(frozen=True)
+class GatewayConfig(Section):
+    """`[gateway]`: what the inference gateway (clusterai-gateway.service) is given. Its listen lines are in its own files.
+
+    The ports are what clients and nodes are told. Without `directory` there is no gateway on this machine.
+    """
+
+    directory: Path = Path("/var/lib/clusterai-gateway")
+    loopback_without_key: bool = False
+    names: tuple[str, ...] = ()  # further DNS names and addresses for its certificate
+    certificate: Path | None = None  # an own certificate chain and key (PEM) in place of one of the cluster's CA
+    key: Path | None = None
+    port: int = 11434
+    https_port: int = 443
+    status_port: int = 11436  # on 127.0.0.1: its state and metrics
+    gate_port: int = 11443  # on every node with Ollama
+    mirror_port: int = 11444
+
+    def validate(self) -> None:
+        """Refuse ports that are none, and half a certificate."""
+        for key in ("port", "https_port", "status_port", "gate_port", "mirror_port"):
+            if getattr(self, key) not in _PORTS[1:]:
+                self.reject(key, getattr(self, key), "must be 1 to 65535")
+        if (self.certificate is None) != (self.key is None):
+            self.reject("certificate", self.certificate, "certificate and key go together")
+
+
+@dataclass(frozen=True)
+class ModelsConfig(Section):
+    """`[models]`: what every Ollama of the cluster is started with, and the administrator's own catalogue entries."""
+
+    context_length: int = 8192  # tokens, for each request slot
+    parallel: int = 2  # requests at a time for each loaded model
+    keep_alive: str = "5m"  # how long a model stays in memory; "-1": for ever
+    catalog_file: Path = Path("/etc/clusterai/models.toml")  # need not exist
+
+    def validate(self) -> None:
+        """Refuse what Ollama would not take."""
+        if not 512 <= self.context_length <= 1 << 21:
+            self.reject("context_length", self.context_length, "must be 512 to 2097152")
+        if not 1 <= self.parallel <= 64:
+            self.reject("parallel", self.parallel, "must be 1 to 64")
+        if not re.fullmatch(r"-1|0|\d{1,6}(s|m|h)?", self.keep_alive):
+            self.reject("keep_alive", self.keep_alive, 'must be a time such as "5m", "0" or "-1"')
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """`[log]`."""
 
@@ -184,6 +230,8 @@ class DaemonConfig:
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     certificates: CertificateConfig = field(default_factory=CertificateConfig)
     drain: DrainConfig = field(default_factory=DrainConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

@@ -52,4 +52,33 @@ MIGRATIONS: tuple[str, ...] = (
         message TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE model (
+        model TEXT PRIMARY KEY,                   -- normalised: "llama3.2:3b"
+        digest BLOB NOT NULL,                     -- of the manifest; empty until the first node has it
+        created_at REAL NOT NULL,
+        created_by TEXT NOT NULL,
+        limit_bytes_per_second INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+
+    CREATE TABLE placement (
+        model TEXT NOT NULL,
+        node_id TEXT NOT NULL,
+        desired TEXT NOT NULL CHECK (desired IN ('present', 'absent')),
+        PRIMARY KEY (model, node_id)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE api_key (
+        key_id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        secret_hash BLOB NOT NULL,                -- SHA-256 of the whole key
+        models TEXT NOT NULL,                     -- a JSON list; empty: all
+        created_at REAL NOT NULL,
+        created_by TEXT NOT NULL,
+        expires_at REAL NOT NULL DEFAULT 0,       -- 0: never
+        requests_per_minute INTEGER NOT NULL DEFAULT 0,
+        dashboard INTEGER NOT NULL DEFAULT 0,
+        revoked INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    """,
 )

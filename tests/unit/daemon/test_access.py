@@ -90,7 +90,7 @@ def test_each_role_may_what_the_one_below_may(method: str) -> None:
     assert allowed in ([], [Role.ADMIN], [Role.OPERATOR, Role.ADMIN], [Role.VIEWER, Role.OPERATOR, Role.ADMIN])
 
 
-@pytest.mark.parametrize("word", ["Create", "Revoke", "Remove", "Approve", "Reject", "ListTokens", "ListOperators"])
+@pytest.mark.parametrize("word", ["Create", "Revoke", "RemoveNode", "Approve", "Reject", "ListTokens", "ListOperators"])
 def test_only_admins_decide_who_belongs_to_the_cluster(word: str) -> None:
     decisive = [method for method in METHODS if word in method.rpartition("/")[2]]
     assert decisive
