@@ -167,7 +167,7 @@ class DrainConfig(Section):
 
 @dataclass(frozen=True)
 class GatewayConfig(Section):
-    """`[gateway]`: what the inference gateway (clusterai-gateway.service) is given. Its listen lines are in its own files.
+    """`[gateway]`: what clusterai-gateway.service is given. Its listen lines are in files of their own.
 
     The ports are what clients and nodes are told. Without `directory` there is no gateway on this machine.
     """
