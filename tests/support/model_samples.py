@@ -111,6 +111,30 @@ def candidates() -> list[Candidate]:
     ]  # fmt: skip
 
 
+def worst_candidates() -> list[Candidate]:
+    """A hundred nodes with the longest names and reasons, all chosen but some."""
+    return [
+        Candidate(node_id=f"{number:03}{LONG[3:]}", chosen=bool(number % 3), reason=_BAD, needed_bytes=1 << 62)
+        for number in range(100)
+    ]
+
+
+def worst_route() -> ExplainRouteResponse:
+    """A hundred nodes with the longest names and reasons, and close names as long."""
+    peers = [
+        RouteStep(node_id=f"{number:03}{LONG[3:]}", usable=bool(number % 2), in_flight_count=4294967295,
+                  slot_count=64, fit=FIT_MAIN_MEMORY, reason=_BAD)
+        for number in range(100)
+    ]  # fmt: skip
+    return ExplainRouteResponse(model="m" * 80 + ":latest", peers=peers, answer=_BAD, closest=[LONG * 4] * 5)
+
+
+def worst_recommendations() -> list[Recommendation]:
+    """A model with the longest text."""
+    entry = CatalogEntry(model=f"{LONG}/{LONG}:{LONG}", type=_BAD, licence=_BAD, size_bytes=1 << 62)
+    return [Recommendation(entry=entry, reason=_BAD, command="clusteractl model pull x\x1b[2J")]
+
+
 def pull_steps() -> list[PullModelResponse]:
     """A pull on two nodes: the first from the registry, the second from the server."""
     first = candidates()
@@ -124,6 +148,16 @@ def pull_steps() -> list[PullModelResponse]:
         _step(ready, NodePull(node_id="nas", pull=pull(PULL_STATE_PULLING, 0.78))),
         _step(ready, NodePull(node_id="nas", present=True), done=True),
     ]
+
+
+def large_pull() -> list[PullModelResponse]:
+    """A pull on a hundred nodes with long names."""
+    names = [f"{number:03}{LONG[3:]}" for number in range(100)]
+    busy = [NodePull(node_id=name, pull=pull(PULL_STATE_PULLING, 0.5)) for name in names]
+    ready = [NodePull(node_id=name, present=True) for name in names]
+    first = [Candidate(node_id=name, chosen=True, fit=FIT_GPU, reason="fits") for name in names]
+    steps = [_step(*busy), _step(*ready[:50], *busy[50:]), _step(*ready, done=True)]
+    return [PullModelResponse(model=LLAMA, candidates=first), *steps]
 
 
 def failed_pull() -> list[PullModelResponse]:

@@ -9,7 +9,7 @@ from clusteractl.tables import Column, Table
 from clusteractl.words import ago, plural, span, until
 from clusterai.v1.key_pb2 import CreateKeyResponse, Key
 
-UNKNOWN_URL = "https://SERVER:11434"
+UNKNOWN_URL = "https://server:11434"
 
 
 def key_list(keys: Sequence[Key], now: float) -> list[Block]:
@@ -29,7 +29,7 @@ def key_guide(reply: CreateKeyResponse, now: float, width: int) -> list[str]:
     head = paragraph(f"This key {_grant(reply.key, now)}. It is shown only now.", width=width)
     url = reply.gateway_urls[0] if reply.gateway_urls else UNKNOWN_URL
     if reply.key.dashboard:
-        return [head, f"Open https://{urlsplit(url).hostname or 'SERVER'}/dask/ in a browser; it asks for the key."]
+        return [head, f"Open {_site(url)}/dask/ in a browser; it asks for the key."]
     model = reply.key.models[0] if reply.key.models else ""
     return [
         head,
@@ -60,6 +60,12 @@ def key_state(key: Key, now: float) -> str:
     if key.revoked:
         return "revoked"
     return "expired" if 0 < key.expires_unix_seconds <= now else "usable"
+
+
+def _site(url: str) -> str:
+    """The server's web site: the gateway's host on the usual port."""
+    host = urlsplit(url).hostname or ""
+    return f"https://[{host}]" if ":" in host else f"https://{host}"
 
 
 def _key_row(key: Key, now: float) -> tuple[str, ...]:

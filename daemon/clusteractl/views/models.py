@@ -52,7 +52,8 @@ def model_page(model: Model, drifts: Sequence[Drift], settings: OllamaSettings, 
         ("digest", model.digest.hex()[:12]),
         ("wanted", "by `clusteractl model`" if model.managed else "no: somebody pulled it by hand"),
     ]
-    blocks: list[Block] = [model.model, *(_pair(name, value, width) for name, value in pairs if value)]
+    blocks: list[Block] = [paragraph(model.model, width=width)]
+    blocks += [_pair(name, value, width) for name, value in pairs if value]
     if model.copies:
         blocks += ["", copy_table(model.copies), *_spaced(_hindrances(model.copies, "", width))]
     return [*blocks, *_spaced(drift_lines(drifts, width))]

@@ -32,7 +32,7 @@ def candidate_list(model: str, candidates: Sequence[Candidate], width: int) -> l
     chosen = [one for one in candidates if one.chosen]
     others = [one for one in candidates if not one.chosen]
     room = min(_WIDEST_NODE, max((len(one.node_id) for one in candidates), default=0))
-    blocks: list[Block] = [f"{model} goes to" if chosen else f"{model} goes nowhere:"]
+    blocks: list[Block] = [paragraph(f"{model} goes to" if chosen else f"{model} goes nowhere:", width=width)]
     blocks += [_candidate(one, room, width) for one in chosen]
     if chosen and others:
         blocks.append("and not to")
