@@ -85,7 +85,7 @@ class FitsNowhere(ClusterAIError):
 
 class PullFailed(ClusterAIError):
     code, status = "pull-failed", Status.FAILED
-    message = "{model} is not everywhere where it shall be: {reason}"
+    message = "the pull of {model} has not come to its end: {reason}"
     hint = "nodes try again by themselves; see: clusteractl model list {model}"
 
 
