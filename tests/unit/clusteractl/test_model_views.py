@@ -1,6 +1,7 @@
 """What the commands for models and keys print, letter by letter."""
 
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from clusterai.v1.types_pb2 import (
 from support import model_samples, samples
 
 WIDTH = 80
-READY = {"present": True, "usable": True}
+READY: Any = {"present": True, "usable": True}
 
 
 def text(blocks: list[Block] | list[str]) -> str:
