@@ -69,7 +69,7 @@ class Puller:
 
     def __init__(self, settings: Settings, store: Store, faults: Faults) -> None:
         self._settings, self._store, self._faults = settings, store, faults
-        self._downloads: dict[str, Download] = {}
+        self.downloads: dict[str, Download] = {}
 
     async def pull(self, name: Name, *, insecure: bool, tell: Tell) -> None:
         """Pull a model, telling each step; raise PullError."""
@@ -125,9 +125,9 @@ class Puller:
             line = {"status": f"pulling {digest[7:19]}", "digest": digest, "total": size, "completed": size}
             await tell(line)
             return False
-        download = self._downloads.get(digest)
+        download = self.downloads.get(digest)
         if download is None:
-            download = self._downloads[digest] = Download(digest, [])
+            download = self.downloads[digest] = Download(digest, [])
             download.task = asyncio.create_task(self._fetch(download, url), name=f"pull {digest[7:19]}")
         await self._wait(download, tell)
         return True
@@ -165,7 +165,7 @@ class Puller:
         except OSError as error:
             raise PullError(f"{(error.strerror or str(error)).lower()}") from error
         finally:
-            self._downloads.pop(download.digest, None)
+            self.downloads.pop(download.digest, None)
 
     async def _new_parts(self, path: Path, url: str) -> list[Part]:
         async with asked("HEAD", url) as answer:
@@ -282,7 +282,7 @@ class Puller:
 
     async def close(self) -> None:
         """End what is running; it can be resumed."""
-        tasks = [download.task for download in self._downloads.values() if download.task]
+        tasks = [download.task for download in self.downloads.values() if download.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
