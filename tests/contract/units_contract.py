@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from clusterai.ids import UnitName
-from clusterai.units import UnitMissing, Units, UnitStatus
+from clusterai.units import UnitFailed, UnitMissing, Units, UnitStatus
 
 SECONDS = 60.0
 MISSING = UnitName("clusterai-nowhere@x.service")
@@ -72,6 +72,22 @@ class UnitsContract:
         second = (await subject.units.status(subject.unit)).main_process_id
         assert first != second
         assert min(first, second) > 1
+
+    async def test_restart_if_it_runs_leaves_a_stopped_unit_alone(self, subject: Subject) -> None:
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).active_state == "inactive"
+        await subject.units.start(subject.unit)
+        first = (await subject.units.status(subject.unit)).main_process_id
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id not in (0, first)
+
+    async def test_a_stopped_unit_cannot_be_reloaded(self, subject: Subject) -> None:
+        failure: UnitFailed | None = None
+        try:
+            await subject.units.reload(subject.unit)
+        except UnitFailed as error:
+            failure = error
+        assert "could not reload" in str(failure)
 
     async def test_a_process_that_dies_is_replaced_and_counted(self, subject: Subject) -> None:
         await subject.units.start(subject.unit)

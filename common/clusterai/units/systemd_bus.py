@@ -118,6 +118,14 @@ class SystemdUnits:
         """Restart the unit, or start it, and wait until its job is done."""
         await self._job("restart", "RestartUnit", unit)
 
+    async def try_restart(self, unit: UnitName) -> None:
+        """Restart the unit if it runs, and wait until its job is done."""
+        await self._job("restart", "TryRestartUnit", unit)
+
+    async def reload(self, unit: UnitName) -> None:
+        """Have the unit read its files anew, and wait until its job is done."""
+        await self._job("reload", "ReloadUnit", unit)
+
     async def check_permission(self, unit: UnitName) -> None:
         """Ask polkit through the one verb that changes nothing on a unit that has not failed: `reset-failed`."""
         try:
