@@ -38,11 +38,11 @@ def wheels() -> Path:
 
 
 def chat_clients() -> Path:
-    """Return a directory with the Python clients `ollama` and `openai` for the lab's Debian 12; the first call makes it."""
+    """Return a directory with the clients `ollama` and `openai` for this Python minor; the first call makes it."""
     pins = ROOT / "tests/requirements-clients.txt"
 
     def install(path: Path) -> None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-        run([*pip, "--target", path, "-r", pins], seconds=300)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([*pip, "--only-binary", ":all:", "--target", path, "-r", pins], seconds=300)
 
     return cache.made_once("clients", f"{sys.version_info[:2]} {pins.read_text()}", install)
