@@ -67,7 +67,10 @@ def test_an_answer_of_another_form_is_none(answer: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "../x/../y/z", "name": ""}, {"model": "a" * 5000}, {"digest": "12"}, {"digest": None}, {"digest": "z" * 64}],
+    [
+        {"model": "../x/../y/z", "name": ""}, {"model": "a" * 5000}, {"digest": "12"}, {"digest": None},
+        {"digest": "z" * 64},
+    ],
 )
 def test_an_entry_that_cannot_be_used_is_counted(change: dict[str, Any]) -> None:
     seen = tags(ENTRY | change)
