@@ -77,6 +77,7 @@ class FakeUnit:
     process: asyncio.subprocess.Process | None = None
     job_result: str = "done"
     denied: str = ""
+    reloads: int = 0
 
 
 class FakeSystemd:
@@ -114,7 +115,7 @@ class FakeSystemd:
                 return Message.new_method_return(message, "o", [_path(message.body[0])])
             case "GetAll":
                 return self._properties(message)
-            case "StartUnit" | "StopUnit" | "RestartUnit":
+            case "StartUnit" | "StopUnit" | "RestartUnit" | "ReloadUnit":
                 return self._refused(message) or self._queue(message)
             case "ResetFailedUnit":
                 return self._refused(message) or Message.new_method_return(message)
@@ -152,6 +153,7 @@ class FakeSystemd:
         while self.hang:
             await asyncio.sleep(0.02)
         if unit.job_result == "done":
+            unit.reloads += method == "ReloadUnit"
             if method in ("StopUnit", "RestartUnit"):
                 await self._end(unit)
                 self._note(unit, "inactive", "dead", Result="success", MainPID=0)
@@ -187,6 +189,7 @@ class FakeSystemd:
         common = {"LoadState": "loaded", "ActiveState": active, "SubState": sub, "Description": f"fake {unit.name}"}
         unit.properties |= {name: Variant("s", value) for name, value in common.items()}
         unit.properties |= {name: Variant(kinds[name], value) for name, value in service.items()}
+        unit.properties["CanReload"] = Variant("b", True)
         unit.properties["StateChangeTimestamp"] = Variant("t", int(time.time() * 1e6))
         changed: list[Any] = [f"{_SYSTEMD}.Unit", {"ActiveState": Variant("s", active)}, []]
         signal_ = Message.new_signal(

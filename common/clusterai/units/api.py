@@ -14,6 +14,7 @@ _PACKAGES = {
     "clusterai-worker@": "clusterai-agent",
     "clusterai-agent": "clusterai-agent",
     "clusterai": "clusteraid",
+    "open-webui": "clusteraid",
 }
 
 
@@ -114,6 +115,9 @@ class Units(Protocol):
 
     async def restart(self, unit: UnitName) -> None:
         """Stop the unit if it runs, and start it. Raises like `start`."""
+
+    async def reload(self, unit: UnitName) -> None:
+        """Let the unit read its configuration again; one that does not run, or cannot, is left alone."""
 
     async def check_permission(self, unit: UnitName) -> None:
         """Change nothing; raise NotPermitted when this user may not control the unit, UnitMissing for none."""

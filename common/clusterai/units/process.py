@@ -226,6 +226,10 @@ class ProcessUnits:
             await self._stop(unit)
             self._start(place)
 
+    async def reload(self, unit: UnitName) -> None:
+        """Leave it alone: what is started here reads its files by itself."""
+        self._place(unit)
+
     async def check_permission(self, unit: UnitName) -> None:
         """Our own children we may always control."""
         self._place(unit)
