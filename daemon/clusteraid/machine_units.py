@@ -4,6 +4,8 @@ from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import PoolName, UnitName
 from clusterai.units import Units, UnitStatus
 
+GATEWAY_UNIT, OLLAMA_UNIT = UnitName("clusterai-gateway.service"), UnitName("ollama.service")
+WEBUI_UNIT = UnitName("open-webui.service")
 DAEMON_UNIT, AGENT_UNIT = UnitName("clusteraid.service"), UnitName("clusterai-agent.service")
 
 

@@ -1,4 +1,4 @@
-"""The certificates in the gateway's directory: the cluster CA, the gateway's own, and the one that people's programs see."""
+"""The certificates in the gateway's directory: the cluster CA, the gateway's own, the one that people's programs see."""
 
 import asyncio
 import contextlib
@@ -120,7 +120,8 @@ class GatewayCertificates:
     def _copy_own(self) -> bool:
         """Put the administrator's own certificate and key into place; raise BadFile when they cannot be used."""
         certificate, key = self._parts.config.certificate, self._parts.config.key
-        assert certificate is not None and key is not None
+        assert certificate is not None
+        assert key is not None
         chain, secret = read_limited(certificate, _FILE_LIMIT), read_limited(key, _FILE_LIMIT)
         try:
             ends = check_pair(chain, secret)

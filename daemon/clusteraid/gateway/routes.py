@@ -1,5 +1,6 @@
 """What the gateway is told of nodes and models: pure, from what the daemon knows to what routes.json says."""
 
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from clusterai.v1.types_pb2 import (
     LoadedModel,
     OllamaModel,
     OllamaStatus,
-    PullStatus,
 )
 from clusteraid.models.ports import ClusterModel, Copy
 from clusteraid.nodes import Node
@@ -22,9 +22,11 @@ from clusteraid.registry import Desired, Link
 Table = dict[str, Any]
 _FITS = (FIT_GPU, FIT_MAIN_MEMORY, FIT_TIGHT)
 _SOON_SECONDS, _FETCHING_SECONDS, _LATER_SECONDS = 10, 30, 60
-_NAMED = 3  # so many nodes are named in a reason
+_NAMED, _REASON_LIMIT = 3, 300  # so many nodes are named in a reason, with so many characters
 _EXPIRY_STEP = 30  # each request moves the end of a model's stay in memory: that alone makes no new table
+_MOST_SLOTS = _MOST_LOADED = 64
 _NEVER = "9999-12-31T23:59:59Z"
+_LATEST = 2.0**37  # in the year 6325: later ones have no four digits
 _NO_VERSION = "0.0.0"
 _OWN_HOST = "127.0.0.1"
 
@@ -67,8 +69,8 @@ def peer_of(node: Node, *, own: bool, gate_port: int, parallel: int) -> Peer:
     return Peer(
         node.node_id,
         _OWN_HOST if own else node.address,
-        ollama.gate.port or gate_port,
-        ollama.applied.parallel_count or parallel,
+        ollama.gate.port if 0 < ollama.gate.port < 1 << 16 else gate_port,
+        min(ollama.applied.parallel_count or parallel, _MOST_SLOTS),
         _problem(node),
         unheard=node.entry.link is Link.BROKEN and not node.heard_once and node.entry.desired is Desired.ACTIVE,
         ollama=ollama,
@@ -98,21 +100,17 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
 
 
 def _problem(node: Node) -> str:
-    """Why the node may not be used now, as the end of a sentence that begins with its name; empty: it may."""
+    """Why the node may not be used now; empty: it may."""
     entry, ollama = node.entry, node.status.ollama
     if entry.link is not Link.UP:
-        return "is offline" if entry.link is Link.SILENT else f"is away: {entry.reason}"
+        return f"it is {entry.state.value}"
     if entry.desired is not Desired.ACTIVE:
-        return f"is {entry.desired.value}"
+        return f"it is {entry.desired.value}"
     if ollama.state != SERVICE_STATE_READY:
-        return f"has no Ollama that is ready{_colon(ollama.reason)}"
+        return "its Ollama is not ready"
     if ollama.gate.state != SERVICE_STATE_READY:
-        return f"has no gate that is ready{_colon(ollama.gate.reason)}"
-    return "" if node.address else "has no known address"
-
-
-def _colon(reason: str) -> str:
-    return f": {reason}" if reason else ""
+        return "its gate is not ready"
+    return "" if node.address else "its address is not known"
 
 
 class _Kept:
@@ -130,19 +128,21 @@ class _Kept:
         """The models that such nodes can serve, with those nodes only."""
         kept = {}
         for name, entry in _part(self._former, "models").items():
-            places = {node: place for node, place in entry.get("nodes", {}).items() if node in self.node_ids}
+            places = {node: place for node, place in _part(entry, "nodes").items() if node in self.node_ids}
             if places:
                 kept[name] = entry | {"nodes": places}
         return kept
 
     def listed(self, kind: str) -> dict[str, Table]:
         """The objects of a listing by name, of those models."""
-        names = self.models()
-        return {entry["name"]: entry for entry in _part(self._former, "listing").get(kind, ()) if entry["name"] in names}
+        names, listed = self.models(), _part(self._former, "listing").get(kind)
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        return {entry["name"]: entry for entry in entries if entry.get("name") in names}
 
 
-def _part(table: Table, name: str) -> Table:
-    found = table.get(name)
+def _part(table: object, name: str) -> Table:
+    """Return an object in an object; nothing where a file that somebody edited has something else."""
+    found = table.get(name) if isinstance(table, dict) else None
     return found if isinstance(found, dict) else {}
 
 
@@ -150,9 +150,9 @@ def _models(models: Sequence[ClusterModel], peers: Mapping[str, Peer], kept: _Ke
     entries = kept.models()
     for model in models:
         entry, before = _model(model, peers), entries.get(model.name)
-        if before and before["digest"] == (entry["digest"] or before["digest"]):
+        if before and entry["digest"] in ("", before.get("digest")):  # another one is drift now
             places = before["nodes"] | entry["nodes"]
-            entry |= {"digest": before["digest"], "nodes": places, "reason": "", "retry_after_seconds": 0}
+            entry |= {"digest": before.get("digest"), "nodes": places, "reason": "", "retry_after_seconds": 0}
         entries[model.name] = entry
     return dict(sorted(entries.items()))
 
@@ -182,29 +182,21 @@ def _why_nobody(model: ClusterModel, peers: Mapping[str, Peer]) -> tuple[str, in
     said, retry = [], _LATER_SECONDS
     for copy in sorted(model.copies, key=lambda copy: (not copy.present, copy.node_id)):
         reason, seconds = _why_not(model.name, copy, peers.get(copy.node_id))
-        said.append(f"{copy.node_id} {reason}")
+        said.append(reason if reason.startswith(copy.node_id) else f"{copy.node_id}: {reason}")
         retry = min(retry, seconds)
-    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
+    more = f"; and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
     what = "; ".join(said[:_NAMED]) + more if said else "no node has it yet"
-    return f"no node can serve {model.name} now: {what}", retry
+    return f"no node can serve {model.name} now ({what})", retry
 
 
 def _why_not(name: str, copy: Copy, peer: Peer | None) -> tuple[str, int]:
-    pull = next((pull for pull in peer.ollama.pulls if pull.model == name), None) if peer else None
-    if pull is not None and not copy.present:
-        return _pulling(pull)
-    if peer is None:
-        return "is no longer in the cluster", _LATER_SECONDS
-    if peer.problem:
-        return peer.problem, _SOON_SECONDS if copy.present else _LATER_SECONDS
-    return f"cannot serve it{_colon(copy.reason)}" if copy.reason else "does not have it", _LATER_SECONDS
-
-
-def _pulling(pull: PullStatus) -> tuple[str, int]:
-    if pull.state == PULL_STATE_FAILED:
-        return f"could not fetch it yet{_colon(pull.reason)}", _LATER_SECONDS
-    done = f", {100 * pull.completed_bytes // pull.total_bytes} % done" if pull.total_bytes else ""
-    return f"is fetching it{done}", _FETCHING_SECONDS
+    """Why not there; the sentence stays the same while a pull goes on: each new one makes a new table."""
+    reason = (copy.reason or (peer.problem if peer else "it left the cluster"))[:_REASON_LIMIT]
+    if peer is None or not copy.present:
+        pulls = {pull.model: pull.state for pull in peer.ollama.pulls} if peer else {}
+        fetching = pulls.get(name, PULL_STATE_FAILED) != PULL_STATE_FAILED
+        return reason or "it does not have it", _FETCHING_SECONDS if fetching else _LATER_SECONDS
+    return reason or "it cannot serve it", _SOON_SECONDS if peer.problem else _LATER_SECONDS
 
 
 def _listing(models: Sequence[ClusterModel], peers: Mapping[str, Peer], kept: _Kept) -> Table:
@@ -262,9 +254,9 @@ def _longest_loaded(peers: Iterable[Peer], models: Mapping[str, ClusterModel]) -
     """Each loaded model once, from the node that keeps it longest; the longest first, as Ollama lists them."""
     found: dict[str, LoadedModel] = {}
     for peer in peers:
-        for loaded in peer.ollama.loaded:
+        for loaded in peer.ollama.loaded[:_MOST_LOADED]:
             model, known = models.get(loaded.model), found.get(loaded.model)
-            if model and loaded.digest == model.digest and (known is None or _lasts(loaded) > _lasts(known)):
+            if model and loaded.digest in (b"", model.digest) and (known is None or _lasts(loaded) > _lasts(known)):
                 found[loaded.model] = loaded
     return dict(sorted(found.items(), key=lambda item: (-_lasts(item[1]), item[0])))
 
@@ -274,13 +266,13 @@ def _lasts(loaded: LoadedModel) -> float:
 
 
 def _expiry(loaded: LoadedModel) -> str:
-    if not loaded.expires_unix_seconds:
+    if not loaded.expires_unix_seconds or not math.isfinite(loaded.expires_unix_seconds):
         return _NEVER
     return _rfc3339(-(-loaded.expires_unix_seconds // _EXPIRY_STEP) * _EXPIRY_STEP)
 
 
 def _rfc3339(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(max(seconds, 0), 2.0**37)))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(max(seconds, 0), _LATEST)))
 
 
 def _lowest(versions: Iterable[str]) -> str:
