@@ -1,4 +1,4 @@
-"""The certificates in the gateway's directory: the cluster CA, the gateway's own, the one that people's programs see."""
+"""The certificates in the gateway's directory: the cluster CA, the gateway's own, the one that programs are shown."""
 
 import asyncio
 import contextlib
@@ -108,7 +108,7 @@ class GatewayCertificates:
                 return self._copy_own()
             except BadFile as error:
                 self._parts.problems.set("own certificate", f"[gateway] certificate is not used: {error}")
-                if not self._is_placeholder(WEB):
+                if self._is_good(WEB):
                     return False
         else:
             self._parts.problems.set("own certificate", "")
@@ -144,13 +144,15 @@ class GatewayCertificates:
         log.info("new certificate %s for the gateway, valid until %s UTC", name, f"{issued.not_after:%F %T}")
 
     def _is_due(self, name: str) -> bool:
-        """Whether the file is to be made anew: there is none, it is a placeholder or of another CA, or it is old."""
+        """Whether the file is to be made anew: there is none, another CA issued it, or it is old."""
         current = self._current(name)
-        return current is None or self._is_placeholder(name) or datetime.now(UTC) >= self._due(current)
+        ca = self._parts.authority.ca_pem.strip()
+        return current is None or ca not in current.chain_pem or datetime.now(UTC) >= self._due(current)
 
-    def _is_placeholder(self, name: str) -> bool:
+    def _is_good(self, name: str) -> bool:
+        """Whether it names a host and has not expired, whoever issued it; the installation's placeholder names none."""
         current = self._current(name)
-        return current is None or self._parts.authority.ca_pem.strip() not in current.chain_pem
+        return current is not None and bool(hosts_of(current.chain_pem)) and datetime.now(UTC) < current.not_after
 
     def _names_are_right(self) -> bool:
         current = self._current(WEB)

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ async def test_the_file_has_format_and_generation_and_is_read_by_the_group_only(
     status = (tmp_path / "routes.json").stat()
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert status.st_gid == tmp_path.stat().st_gid
-    assert os.listdir(tmp_path) == ["routes.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["routes.json"]
 
 
 async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
@@ -104,7 +103,7 @@ async def test_without_the_directory_there_is_no_gateway_and_no_problem(tmp_path
         assert not (tmp_path / "none").exists()
 
 
-async def test_a_change_is_in_the_file_within_a_fifth_of_a_second(tmp_path: Path) -> None:
+async def test_a_change_is_in_the_file_soon(tmp_path: Path) -> None:
     source, slowest = Source(), 0.0
     async with kept(tmp_path, source) as (file, _):
         await until(lambda: (tmp_path / "routes.json").exists())
@@ -116,7 +115,7 @@ async def test_a_change_is_in_the_file_within_a_fifth_of_a_second(tmp_path: Path
             await until(lambda number=number: read(tmp_path)["nodes"] == {"n": number})  # type: ignore[misc]
             slowest = max(slowest, time.monotonic() - began)
     assert source.asked >= 6
-    assert slowest < 5, "bounded on a busy machine; the gate of 0.2 s is in the bench"
+    assert slowest < 5, "0.1 s on an idle machine"
 
 
 async def test_many_changes_together_are_one_look(tmp_path: Path) -> None:
@@ -143,11 +142,11 @@ async def test_after_a_freeze_nothing_is_written(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def unwritable(tmp_path: Path) -> Iterator[Path]:
+def unwritable(tmp_path: Path) -> Path:
     """A directory into which even root cannot write a file of that name, until its obstacle is removed."""
     (tmp_path / "routes.json").mkdir()
     (tmp_path / "routes.json" / "in the way").touch()
-    yield tmp_path
+    return tmp_path
 
 
 async def test_what_cannot_be_written_is_a_problem_and_is_tried_again(unwritable: Path) -> None:

@@ -231,7 +231,7 @@ def test_an_old_copy_counts_no_more_when_the_cluster_s_digest_is_another() -> No
 
 
 def test_settings_and_revoked_serials_are_told() -> None:
-    made = routes([], [], RouteSettings(True, 5, "/models", {"b", "a"}), {})  # noqa: FBT003
+    made = routes([], [], RouteSettings(True, 5, "/models", {"b", "a"}), {})
     assert made["settings"] == {"loopback_without_key": True, "mirror_bytes_per_second": 5}
     assert made["mirror"] == {"root": "/models"}
     assert made["revoked_serials"] == ["a", "b"]
