@@ -242,7 +242,8 @@ class Daemon:
             CheckedParts(
                 self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
                 self.pool, self.plan, self.problems, self.announcer.check,
-            )
+            ),
+            self.gateway.checks(),
         )
 
     def _scheduler_address(self) -> str:

@@ -12,7 +12,9 @@ from clusterai.units import Units
 from clusteraid.addresses import Reach
 from clusteraid.authority import Authority
 from clusteraid.config import DaemonConfig
-from clusteraid.gateway.certificates import CertificateParts, GatewayCertificates, web_names
+from clusteraid.findings import Check
+from clusteraid.gateway.certificates import WEB, CertificateParts, GatewayCertificates, web_names
+from clusteraid.gateway.checks import GatewayChecked, GatewayChecks
 from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
 from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
@@ -106,9 +108,21 @@ class Gateway:
         names = dict.fromkeys((*config.names, *hosts, own))
         return tuple(f"https://{join_address(name, config.port)}" for name in names)
 
+    def checks(self) -> dict[str, Check]:
+        """Return what `clusteractl doctor` asks of it."""
+        parts, config = self._parts, self._parts.config.gateway
+        return GatewayChecks(
+            GatewayChecked(
+                parts.units, self.status, (self.routes.file, self.keys.file.file), config.directory / WEB,
+                config.https_port, self.keys.__len__, parts.inventory, self._peers,
+            )
+        ).all()
+
     def _table(self) -> Table:
-        parts, peers = self._parts, [self._peer(node) for node in self._parts.nodes]
-        return routes(parts.inventory.models(), peers, self._settings(), self.routes.file.content)
+        return routes(self._parts.inventory.models(), self._peers(), self._settings(), self.routes.file.content)
+
+    def _peers(self) -> list[Peer]:
+        return [self._peer(node) for node in self._parts.nodes]
 
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config

@@ -1,5 +1,6 @@
 """What the gateway is told of nodes and models: pure, from what the daemon knows to what routes.json says."""
 
+import ipaddress
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -68,7 +69,7 @@ def peer_of(node: Node, *, own: bool, gate_port: int, parallel: int) -> Peer:
     ollama = node.status.ollama
     return Peer(
         node.node_id,
-        _OWN_HOST if own else node.address,
+        _OWN_HOST if own else _address(node.address),
         ollama.gate.port if 0 < ollama.gate.port < 1 << 16 else gate_port,
         min(ollama.applied.parallel_count or parallel, _MOST_SLOTS),
         _problem(node),
@@ -110,7 +111,20 @@ def _problem(node: Node) -> str:
         return "its Ollama is not ready"
     if ollama.gate.state != SERVICE_STATE_READY:
         return "its gate is not ready"
-    return "" if node.address else "its address is not known"
+    return "" if _address(node.address) else "its address is not one that the gateway can use"
+
+
+def _address(text: str) -> str:
+    """Return the IP address as the gateway takes one; nothing for what is none, or only means something here."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id:
+            return ""
+        address = address.ipv4_mapped or address
+    return str(address)
 
 
 class _Kept:

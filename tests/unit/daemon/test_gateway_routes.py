@@ -17,6 +17,7 @@ from clusterai.v1.types_pb2 import (
     NodeFacts,
     OllamaSettings,
     OllamaStatus,
+    PullState,
     PullStatus,
 )
 from clusteraid.gateway.routes import Peer, RouteSettings, Table, peer_of, routes
@@ -58,6 +59,18 @@ def test_a_ready_node_is_reached_where_its_session_came_from() -> None:
 
 def test_the_server_s_own_node_is_reached_without_leaving_the_machine() -> None:
     assert table([], [peer(node(), own=True)])["nodes"]["tower"]["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("2001:db8::1", "2001:db8::1"), ("::ffff:192.0.2.9", "192.0.2.9"), ("fe80::1%eth0", None), ("unix:", None)],
+)
+def test_one_odd_address_never_makes_the_whole_table_unreadable(address: str, host: str | None) -> None:
+    odd = node("odd")
+    odd.address = address
+    nodes = table([], [peer(odd), peer(node())])["nodes"]
+    assert nodes.get("odd", {}).get("host") == host
+    assert "tower" in nodes
 
 
 def test_what_a_node_does_not_tell_is_as_configured_and_what_it_tells_is_bounded() -> None:
@@ -103,7 +116,7 @@ def test_a_fit_that_is_not_known_counts_as_tight(fit: int, said: int) -> None:
 
 
 def test_a_model_that_is_being_fetched_says_so_and_the_sentence_does_not_change_with_every_byte() -> None:
-    def made(state: int, done: int) -> Table:
+    def made(state: PullState, done: int) -> Table:
         pull = PullStatus(model=NAME, state=state, completed_bytes=done, total_bytes=100)
         fetching = copy("tower", present=False, usable=False, reason="it is being fetched")
         entry: Table = table([model(NAME, fetching)], [peer(node(ollama=ready_ollama(pulls=[pull])))])["models"][NAME]
