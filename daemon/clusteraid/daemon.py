@@ -27,7 +27,7 @@ from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
 from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from clusteraid.addresses import Reach, host_from_here, own_hosts
-from clusteraid.announce import Announcement, Announcer
+from clusteraid.announce import Announcement, Announcer, avahi_answers
 from clusteraid.authority import Authority
 from clusteraid.checks import CheckedParts, Checks
 from clusteraid.config import DaemonConfig, load_config
@@ -253,8 +253,10 @@ class Daemon:
         return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)
 
     def _announcement(self) -> Announcement:
-        reach = self.reach
-        return Announcement(self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port)
+        reach, pages = self.reach, self.config.gateway.https_port if self.gateway.installed else 0
+        return Announcement(
+            self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port, pages, avahi_answers()
+        )
 
     def _write_ports(self, ports: Ports) -> None:
         """Write the real ports where others on this machine can find them; a full disk is no reason not to run."""
