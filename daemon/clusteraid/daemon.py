@@ -178,7 +178,7 @@ class Daemon:
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         about = AboutServer(
-            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach
+            self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
         self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
         work = {
