@@ -12,6 +12,7 @@ from typing import Any
 from clusterai.files import CannotWrite, write_atomic
 from clusterai.ids import PoolName
 from clusterai.logs import configure_logs
+from clusterai.machine import own_machine_id
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.rpc import join_address
 from clusterai.units import Units, UnitsConfig, open_units
@@ -36,6 +37,9 @@ from clusteraid.events import Events
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
+from clusteraid.models.desires import DesiredModels
+from clusteraid.models.live import LiveModels
+from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
 from clusteraid.pools import Pool
@@ -56,6 +60,7 @@ from clusteraid.sessions import Sessions
 from clusteraid.status import AboutServer, Problems, StatusReport
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
+from clusteraid.store_models import ModelStore
 from clusteraid.store_nodes import NodeStore
 from clusteraid.views import Views
 
@@ -130,10 +135,18 @@ class Daemon:
         self.holds = Holds(self.nodes, self.pool)
         self.views = Views(self.nodes, self.pool, self.plan.environment)
         await self.nodes.load()
+        await self._load_models()
         self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
         self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
+
+    async def _load_models(self) -> None:
+        desired = DesiredModels(ModelStore(self.store))
+        await desired.load()
+        specs = SpecMaker(self.config.models, self.config.gateway)
+        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), lambda _: 0)
+        self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start the background work, open the doors, and run until asked to stop."""
@@ -172,6 +185,7 @@ class Daemon:
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
+            "models": self.inventory.keep_current(),
             "events": self.events.keep_saving(),
             "facts": self.nodes.keep_saving_facts(),
             "certificate": self.entrance.certificate.keep_fresh(),
