@@ -16,7 +16,7 @@ from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 
 TASKS, MEBIBYTES = 2000, 128
-LEAST_ROUNDS, MOST_ROUNDS, WIDTH = 20, 60, 0.04  # rounds go on until each interval of 95 % is that narrow
+LEAST_ROUNDS, MOST_ROUNDS, WIDTH = 15, 40, 0.04  # rounds go on until each interval of 95 % is that narrow
 _NAMES = ("one", "two")
 _START_SECONDS = 60.0
 _RATES = (("tasks", "/s"), ("to_client", "MiB/s"), ("to_worker", "MiB/s"))
