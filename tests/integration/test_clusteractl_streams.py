@@ -1,7 +1,9 @@
 """Commands that go on for a while: drains, followed logs and events, and how they end."""
 
 import asyncio
+import ctypes
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,6 +84,18 @@ async def test_following_prints_lines_as_they_come_until_ctrl_c(command: str, fi
         assert first in await line_of(process)
         await line_of(process)
         assert await interrupted(process) == (130, "", "")
+
+
+async def test_ctrl_c_ends_a_follow_whichever_thread_takes_the_signal(ctl: Ctl) -> None:
+    async with ctl.running("events", "-f") as process:
+        await line_of(process)
+        await line_of(process)
+        await asyncio.sleep(0.2)  # by then nothing more comes, and the loop waits
+        threads = (int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir())
+        other = next(number for number in threads if number != process.pid)
+        assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGINT) == 0
+        async with asyncio.timeout(PATIENCE / 2):  # later a message of the connection itself would wake it
+            assert await process.wait() == 130
 
 
 async def test_following_in_json_prints_objects_as_they_come(ctl: Ctl) -> None:

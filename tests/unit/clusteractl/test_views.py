@@ -120,7 +120,7 @@ def test_the_status_is_a_few_lines() -> None:
           nodes    3 ready, 1 incompatible
           pool     main: running, 3 workers, 40 threads, 62.0 GiB
                    scheduler tls://tower:8786
-                   dashboard http://127.0.0.1:8787/status
+                   dashboard http://127.0.0.1:8787/
                    Python 3.11, dask 2026.8.0, distributed 2026.8.0, cloudpickle 3.1.2,
                    msgpack 1.2.4, numpy 2.4.6
           server   tower:7443
