@@ -80,7 +80,7 @@ class NoSuchModel(ClusterAIError):
 class FitsNowhere(ClusterAIError):
     code, status = "fits-nowhere", Status.FAILED
     message = "no node can take {model}"
-    hint = "see what fits with: clusteractl model catalog --fits"
+    hint = "see what fits with: clusteractl model catalog --fits; and which nodes there are with: clusteractl node list"
 
 
 class PullFailed(ClusterAIError):

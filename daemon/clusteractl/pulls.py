@@ -55,12 +55,14 @@ async def _pulled(ctl: Ctl, request: PullModelRequest) -> None:
 async def _followed(ctl: Ctl, request: PullModelRequest, steps: AsyncIterator[PullModelResponse]) -> PullModelResponse:
     """Show all steps and return the last; raise FitsNowhere when none of the candidates was chosen."""
     last = PullModelResponse()
-    nowhere = False
+    nowhere = request.dry_run
     with ExitStack() as shown:
         progress: ManyProgress | None = None
         async for step in steps:
             last = step
-            nowhere = _announced(ctl, request.model, step) or nowhere
+            _announced(ctl, request.model, step)
+            if step.candidates:
+                nowhere = not any(one.chosen for one in step.candidates)
             if step.nodes:  # the bars come after the candidates
                 progress = progress or shown.enter_context(many_progress_on(ctl))
                 _shown(step.nodes, progress)
@@ -69,13 +71,12 @@ async def _followed(ctl: Ctl, request: PullModelRequest, steps: AsyncIterator[Pu
     return last
 
 
-def _announced(ctl: Ctl, model: str, step: PullModelResponse) -> bool:
-    """Show a step's candidates, or with --json all of it; return whether none of the candidates was chosen."""
+def _announced(ctl: Ctl, model: str, step: PullModelResponse) -> None:
+    """Show a step's candidates, or with --json all of it."""
     if ctl.out.as_json:
         ctl.out.record(shape(step), "")
     elif step.candidates:
         ctl.out.show({}, candidate_list(model, step.candidates, ctl.out.width))
-    return bool(step.candidates) and not any(one.chosen for one in step.candidates)
 
 
 def _shown(nodes: Sequence[NodePull], progress: ManyProgress) -> None:

@@ -189,6 +189,13 @@ async def test_a_model_that_fits_nowhere_exits_with_1_and_says_why_of_each_node(
     assert (ended.code, ended.error["code"], len(ended.records)) == (1, "fits-nowhere", 1)
 
 
+async def test_a_dry_run_in_a_cluster_without_nodes_fails(ctl: Ctl, daemon: FakeDaemon) -> None:
+    daemon.cluster.pull_steps = [PullModelResponse(model=LLAMA, done=True)]
+    ended = await ctl("model", "pull", LLAMA, "--dry-run")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"no node can take {LLAMA}" in ended.err
+
+
 async def test_a_node_that_fails_makes_the_pull_fail_and_is_named(ctl: Ctl, daemon: FakeDaemon) -> None:
     daemon.cluster.pull_steps = model_samples.failed_pull()
     ended = await ctl("model", "pull", LLAMA)
