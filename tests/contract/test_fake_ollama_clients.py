@@ -108,7 +108,8 @@ make = client.chat.completions.create
 chunks = list(make(model="llama3.2:3b", messages={MESSAGES}, stream=True, stream_options={{"include_usage": True}}))
 whole = make(model="llama3.2:3b", messages={MESSAGES}, max_tokens=5)
 say({{"streamed": "".join(c.choices[0].delta.content for c in chunks if c.choices),
-     "usage": chunks[-1].usage.model_dump(), "reasons": [c.choices[0].finish_reason for c in chunks if c.choices], "whole": whole.choices[0].message.content,
+     "reasons": [c.choices[0].finish_reason for c in chunks if c.choices],
+     "usage": chunks[-1].usage.model_dump(), "whole": whole.choices[0].message.content,
      "reason": whole.choices[0].finish_reason, "tokens": whole.usage.completion_tokens}})
 """)  # fmt: skip
     assert said["streamed"].startswith(said["whole"])
