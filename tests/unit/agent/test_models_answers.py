@@ -27,7 +27,9 @@ ENTRY = {
     "details": {"family": "llama", "parameter_size": "3.2B", "quantization_level": "Q4_K_M", "families": ["llama"]},
     "capabilities": ["completion", "tools"],
 }  # fmt: skip
-ODD: list[Any] = [None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan]
+ODD: list[Any] = [
+    None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan,
+]  # fmt: skip
 
 
 def tags(*entries: Any) -> answers.Tags:
