@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from clusterai.ids import UnitName
-from clusterai.units import UnitFailed, UnitMissing, Units, UnitStatus
+from clusterai.units import UnitMissing, Units, UnitStatus
 
 SECONDS = 60.0
 MISSING = UnitName("clusterai-nowhere@x.service")

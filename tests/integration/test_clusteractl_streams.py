@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
