@@ -94,7 +94,7 @@ async def test_a_body_that_two_decoders_would_read_differently_is_refused(gatewa
 )
 async def test_only_the_object_s_own_keys_name_the_model(gateway: Gateway, gate: Gate, body: str) -> None:
     answer = await ask(gateway.port, "/api/chat", body.encode(), key=LIMITED, headers={"X-Conversation-Id": "1"})
-    assert answer.status in {200, 502}, answer.body  # 502: the double behind the gate wants a key named model
+    assert answer.status == 200, answer.body
     assert gate.arrived[0].body == body.encode()
 
 

@@ -68,7 +68,7 @@ async def reply(writer: asyncio.StreamWriter, body: bytes, *, status: str = "200
 
 async def names_itself(gate: Gate, request: Arrived, writer: asyncio.StreamWriter) -> None:
     """Answer with the node's name and the tokens that it took."""
-    said = {"model": request.json["model"], "node": gate.node, "done": True, "prompt_eval_count": 7, "eval_count": 11}
+    said = {"model": request.json.get("model"), "node": gate.node, "done": True, "prompt_eval_count": 7, "eval_count": 11}
     await reply(writer, json.dumps(said).encode())
 
 
