@@ -34,7 +34,9 @@ async def use(gateway: Gateway, nodes: dict[str, int]) -> None:
     """Give the gateway a table in which every node has the model; the first by name is tried first."""
     generation = gateway.status()["routes"]["generation"] + 1
     gateway.write_routes(routes(nodes, {MODEL: dict.fromkeys(nodes, HERE)}, generation=generation))
-    await until(lambda: gateway.status()["routes"]["generation"] == generation and gateway.status()["keys"]["generation"])
+    await until(
+        lambda: gateway.status()["routes"]["generation"] == generation and gateway.status()["keys"]["generation"]
+    )
 
 
 async def chat(gateway: Gateway) -> Answer:
@@ -222,7 +224,12 @@ async def test_a_killed_gateway_comes_back_with_its_table_without_the_daemon(gat
 @pytest.mark.parametrize(
     "bad",
     [
-        "", "{", "[]", "null", '{"format":2,"generation":1}', '{"format":1}',
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format":2,"generation":1}',
+        '{"format":1}',
         json.dumps(routes({"a": 99999}, {}, generation=9)),
         json.dumps({**routes(), "nodes": {"a": {"host": "evil.example", "port": 1, "tls_name": "a", "slots": 1}}}),
         json.dumps({**routes(), "models": {"m": 1}}),
@@ -324,7 +331,10 @@ def can_connect(port: int) -> bool:
 
 
 async def test_a_chat_goes_through_a_real_gate(gateway: Gateway) -> None:
-    async with running_gate("a", gateway.authority, names_itself, plain=True) as behind, stunnel(gateway, "a", behind.port) as port:
+    async with (
+        running_gate("a", gateway.authority, names_itself, plain=True) as behind,
+        stunnel(gateway, "a", behind.port) as port,
+    ):
         await use(gateway, {"a": port})
         answer = await chat(gateway)
         assert (answer.status, answer.json["node"]) == (200, "a"), gateway.errors()

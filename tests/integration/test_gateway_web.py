@@ -7,6 +7,7 @@ import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,7 @@ async def mirrored(gateway: Gateway, tmp_path: Path) -> Gateway:
     return gateway
 
 
-async def mirror_from(gateway: Gateway, root: Path, **changed: object) -> None:
+async def mirror_from(gateway: Gateway, root: Path, **changed: Any) -> None:
     generation = gateway.status()["routes"]["generation"] + 1
     gateway.write_routes(routes(generation=generation, mirror={"root": str(root)}, **changed))
     await until(lambda: gateway.status()["routes"]["generation"] == generation)
@@ -154,7 +155,9 @@ def node(gateway: Gateway, pem: bytes = b"") -> ssl.SSLContext:
     return context
 
 
-async def fetch(gateway: Gateway, path: str, method: str = "GET", tls: ssl.SSLContext | None = None, **headers: str) -> Answer:
+async def fetch(
+    gateway: Gateway, path: str, method: str = "GET", tls: ssl.SSLContext | None = None, **headers: str
+) -> Answer:
     return await ask(gateway.mirror_port, path, method=method, headers=headers, tls=tls or node(gateway))
 
 
@@ -182,12 +185,28 @@ async def test_a_part_of_a_blob_is_served(mirrored: Gateway) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/id_ed25519", "/blobs/", "/blobs/sha256-abc", f"/blobs/sha256-{HEX.upper()}", f"/blobs/sha256-{HEX}-partial",
-        "/blobs/%2e%2e/id_ed25519", "/blobs/..%2fid_ed25519", "/v2/library/llama3.2/manifests/..", "/v2/../../id_ed25519/manifests/a",
-        "/v2/library/%2e%2e/manifests/3b", "/v2/library/llama3.2/manifests/3b%2f..%2f..", "/v2/library/llama3.2/manifests/",
-        "/v2/library/llama3.2/manifests/70b", "/v2/library/llama3.2/blobs/sha256:" + "0" * 64, "/v2/a/b/c/manifests/3b",
-        "/v2/library/llama3.2/blobs/" + HEX, "/manifests/registry.ollama.ai/library/llama3.2/3b", "/v2/library/.hidden/manifests/3b",
-        "/v2/library/llama3.2/manifests/3b%00", "/v2/library/llama3.2/tags/list", "/v2/_catalog",
+        "/",
+        "/id_ed25519",
+        "/blobs/",
+        "/blobs/sha256-abc",
+        f"/blobs/sha256-{HEX.upper()}",
+        f"/blobs/sha256-{HEX}-partial",
+        "/blobs/%2e%2e/id_ed25519",
+        "/blobs/..%2fid_ed25519",
+        "/v2/library/llama3.2/manifests/..",
+        "/v2/../../id_ed25519/manifests/a",
+        "/v2/library/%2e%2e/manifests/3b",
+        "/v2/library/llama3.2/manifests/3b%2f..%2f..",
+        "/v2/library/llama3.2/manifests/",
+        "/v2/library/llama3.2/manifests/70b",
+        "/v2/library/llama3.2/blobs/sha256:" + "0" * 64,
+        "/v2/a/b/c/manifests/3b",
+        "/v2/library/llama3.2/blobs/" + HEX,
+        "/manifests/registry.ollama.ai/library/llama3.2/3b",
+        "/v2/library/.hidden/manifests/3b",
+        "/v2/library/llama3.2/manifests/3b%00",
+        "/v2/library/llama3.2/tags/list",
+        "/v2/_catalog",
     ],
 )
 async def test_nothing_else_is_served(mirrored: Gateway, path: str) -> None:
