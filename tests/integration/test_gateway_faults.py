@@ -5,7 +5,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from clusterai.models import GATEWAY_NAME
 from clusterai.pki import CertificateAuthority
 from support.gates import breaks_off, names_itself, running_gate, streams
 from support.gateway import CLUSTER, Gateway, certificate, free_ports, gate_certificate, routes, running_gateway
+from support.holes import black_hole, mute
 from support.raw_http import Answer, ask, pieces, read_head, request_bytes, sent
 from support.waiting import until
 
@@ -45,26 +45,6 @@ async def chat(gateway: Gateway) -> Answer:
 
 def chat_request() -> bytes:
     return request_bytes("/api/chat", json.dumps({"model": MODEL}).encode(), headers={"x-api-key": KEY})
-
-
-@contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """Yield a port whose connections get no answer at all: nobody accepts, and the queue is full."""
-    with contextlib.ExitStack() as sockets:
-        server = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            filler = sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(server.getsockname())
-        time.sleep(0.05)
-        yield server.getsockname()[1]
-
-
-@contextlib.contextmanager
-def mute() -> Iterator[int]:
-    """Yield a port that takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
 
 
 async def test_a_refused_connection_costs_the_client_nothing_but_the_retry(gateway: Gateway) -> None:
