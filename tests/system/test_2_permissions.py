@@ -92,6 +92,41 @@ def test_the_daemon_controls_its_scheduler_and_nothing_else(cluster: Cluster) ->
         server.run(["systemctl", "reset-failed", scheduler], check=False)
     for unit in (WORKER, "clusterai-agent.service", "systemd-journald.service", "clusterai-scheduler@a/b.service"):
         assert call(server, "clusterai", "StartUnit", "ss", unit, "replace") != "", unit
-    refused = call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient("ollama.service"))
-    assert is_refused(refused)
+
+
+@pytest.mark.parametrize("unit", ["ollama.service", "nginx.service", "clusterai-gate.service"])
+def test_no_unit_that_may_be_missing_can_be_made_up_by_the_daemon(cluster: Cluster, unit: str) -> None:
+    server = cluster.server
+    assert is_refused(call(server, "clusterai", "StartUnit", "ss", unit, "replace"))
+    assert is_refused(call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient(unit)))
     assert server.finished(["test", "-e", "/etc/owned"]).returncode != 0
+
+
+@pytest.mark.parametrize("unit", ["clusterai-gateway.service", "open-webui.service"])
+def test_the_daemon_starts_stops_and_reloads_what_serves_the_gateway(cluster: Cluster, unit: str) -> None:
+    server = cluster.server
+    before = server.unit(unit, "ActiveState")
+    for method in ("StopUnit", "StartUnit", "RestartUnit", "ReloadOrRestartUnit"):
+        assert not is_refused(call(server, "clusterai", method, "ss", unit, "replace")), method
+    assert is_refused(call(server, "clusterai", "KillUnit", "ssi", unit, "all", "9"))
+    template = server.run(["systemctl", "show", "--value", "--property=FragmentPath", unit]).strip()
+    server.shell(f"systemctl stop {unit}; mv {template} /run/template && systemctl daemon-reload")
+    try:
+        assert is_refused(call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient(unit)))
+    finally:
+        server.shell(f"mv /run/template {template} && systemctl daemon-reload")
+        if before == "active":
+            server.run(["systemctl", "start", unit])
+    assert server.finished(["test", "-e", "/etc/owned"]).returncode != 0
+
+
+def test_the_daemon_restarts_an_ollama_and_does_not_start_or_stop_one(cluster: Cluster) -> None:
+    server = cluster.server
+    server.shell("printf '[Service]\\nExecStart=/bin/sleep 1000\\n' >/run/systemd/system/ollama.service")
+    server.run(["systemctl", "daemon-reload"])
+    try:
+        assert is_refused(call(server, "clusterai", "StartUnit", "ss", "ollama.service", "replace"))
+        assert call(server, "clusterai", "RestartUnit", "ss", "ollama.service", "replace") == ""
+        assert is_refused(call(server, "clusterai", "StopUnit", "ss", "ollama.service", "replace"))
+    finally:
+        server.shell("systemctl stop ollama.service; rm /run/systemd/system/ollama.service; systemctl daemon-reload")
