@@ -12,6 +12,7 @@ from typing import Any
 from clusterai.files import CannotWrite, write_atomic
 from clusterai.ids import PoolName
 from clusterai.logs import configure_logs
+from clusterai.machine import own_machine_id
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.rpc import join_address
 from clusterai.units import Units, UnitsConfig, open_units
@@ -34,10 +35,13 @@ from clusteraid.config import DaemonConfig, load_config
 from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
-from clusteraid.gateway.gateway import Gateway, GatewayParts, NoModels
+from clusteraid.gateway.gateway import Gateway, GatewayParts
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
+from clusteraid.models.desires import DesiredModels
+from clusteraid.models.live import LiveModels
+from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
 from clusteraid.pools import Pool
@@ -59,6 +63,7 @@ from clusteraid.sessions import Sessions
 from clusteraid.status import AboutServer, Problems, StatusReport
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
+from clusteraid.store_models import ModelStore
 from clusteraid.store_nodes import NodeStore
 from clusteraid.views import Views
 
@@ -133,7 +138,7 @@ class Daemon:
         self.holds = Holds(self.nodes, self.pool)
         self.views = Views(self.nodes, self.pool, self.plan.environment)
         await self.nodes.load()
-        self.inventory = NoModels()
+        await self._load_models()
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
@@ -145,6 +150,13 @@ class Daemon:
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
         self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
+
+    async def _load_models(self) -> None:
+        desired = DesiredModels(ModelStore(self.store))
+        await desired.load()
+        specs = SpecMaker(self.config.models, self.config.gateway)
+        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), lambda _: 0)
+        self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start the background work, open the doors, and run until asked to stop."""
@@ -178,12 +190,13 @@ class Daemon:
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         about = AboutServer(
-            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach
+            self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
         self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
+            "models": self.inventory.keep_current(),
             "events": self.events.keep_saving(),
             "facts": self.nodes.keep_saving_facts(),
             "certificate": self.entrance.certificate.keep_fresh(),

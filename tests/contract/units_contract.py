@@ -73,6 +73,14 @@ class UnitsContract:
         assert first != second
         assert min(first, second) > 1
 
+    async def test_restart_if_it_runs_leaves_a_stopped_unit_alone(self, subject: Subject) -> None:
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).active_state == "inactive"
+        await subject.units.start(subject.unit)
+        first = (await subject.units.status(subject.unit)).main_process_id
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id not in (0, first)
+
     async def test_reload_keeps_the_process_and_starts_nothing(self, subject: Subject) -> None:
         await subject.units.reload(subject.unit)
         assert (await subject.units.status(subject.unit)).main_process_id == 0

@@ -118,6 +118,10 @@ class SystemdUnits:
         """Restart the unit, or start it, and wait until its job is done."""
         await self._job("restart", "RestartUnit", unit)
 
+    async def try_restart(self, unit: UnitName) -> None:
+        """Restart the unit if it runs, and wait until its job is done."""
+        await self._job("restart", "TryRestartUnit", unit)
+
     async def reload(self, unit: UnitName) -> None:
         """Let the unit read its configuration again, where it runs and has a way to."""
         self._known.add(unit)

@@ -20,7 +20,7 @@ from clusteraid.gateway.keys import Keys
 from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.local_node import is_own
-from clusteraid.models.ports import ClusterModel, Inventory
+from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
 from clusteraid.ports import EventLog
 from clusteraid.revocation import Revocations
@@ -47,17 +47,6 @@ class GatewayParts:
     reach: Reach
     problems: Problems
     number: Callable[[], int]  # grows, over restarts too
-
-
-class NoModels:
-    """An inventory of nothing."""
-
-    def models(self) -> tuple[ClusterModel, ...]:
-        """Return none."""
-        return ()
-
-    def on_changed(self, listener: Callable[[], None]) -> None:
-        """Nothing ever changes."""
 
 
 class Gateway:
