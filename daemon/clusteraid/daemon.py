@@ -20,6 +20,7 @@ from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from clusterai.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+from clusterai.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
@@ -37,8 +38,10 @@ from clusteraid.events import Events
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
+from clusteraid.models.catalogue import CatalogueFile
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.live import LiveModels
+from clusteraid.models.models import Models
 from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
@@ -49,6 +52,7 @@ from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
 from clusteraid.servicers.log import LogServicer
+from clusteraid.servicers.model import ModelServicer
 from clusteraid.servicers.node import NodeServicer
 from clusteraid.servicers.node_admin import NodeAdminServicer
 from clusteraid.servicers.operator import OperatorServicer
@@ -142,10 +146,13 @@ class Daemon:
         self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
 
     async def _load_models(self) -> None:
-        desired = DesiredModels(ModelStore(self.store))
+        config, desired = self.config, DesiredModels(ModelStore(self.store))
         await desired.load()
-        specs = SpecMaker(self.config.models, self.config.gateway)
-        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), lambda _: 0)
+        catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
+        self.reloader.on_reloaded(lambda _: catalogue.reload())
+        specs = SpecMaker(config.models, config.gateway)
+        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), catalogue.size_of)
+        self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, None)
         self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
@@ -229,6 +236,7 @@ class Daemon:
             (add_EventServiceServicer_to_server, EventServicer(self.events)),
             (add_WorkerServiceServicer_to_server, worker),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
+            (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
             (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
             (
                 add_OperatorServiceServicer_to_server,
