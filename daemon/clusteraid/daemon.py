@@ -37,6 +37,7 @@ from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
 from clusteraid.gateway.gateway import Gateway, GatewayParts
+from clusteraid.gateway.served import Served
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
@@ -199,7 +200,8 @@ class Daemon:
         about = AboutServer(
             self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
-        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
+        served = Served(self.gateway.urls, self.control, self.inventory)
+        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems, served.status)
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
