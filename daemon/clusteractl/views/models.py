@@ -32,7 +32,7 @@ _LABEL = 9
 def model_list(models: Sequence[Model], drifts: Sequence[Drift], width: int) -> list[Block]:
     """One row a model; below, what hinders single copies, and drift with its fix."""
     if not models and not drifts:
-        return ["There are no models yet. See what suits this cluster with: clusteractl model recommend"]
+        return ["There are no models yet. See what suits you: clusteractl model recommend"]
     columns = (
         Column("MODEL", least=26), Column("SIZE", right=True, keep=True), Column("QUANT", least=6),
         Column("WHERE", least=20),

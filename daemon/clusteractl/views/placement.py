@@ -58,7 +58,7 @@ def catalog_list(reply: ListCatalogResponse) -> list[Block]:
 def recommendation_list(recommendations: Sequence[Recommendation], width: int) -> list[Block]:
     """Each model with the reason and the command."""
     if not recommendations:
-        return ["No model of the catalogue suits these machines. All of it: clusteractl model catalog"]
+        return ["No model suits these machines. The catalogue: clusteractl model catalog"]
     blocks: list[Block] = []
     for one in recommendations:
         entry = one.entry
