@@ -56,13 +56,18 @@ async def test_a_pull_is_shown_from_the_choice_to_its_end(daemon: KillableDaemon
             await tower.hears(lambda _: tower.wanted(NAME) is not None)
             tower.pulls = [pull(state=PULL_STATE_PULLING, completed_bytes=GB, total_bytes=2 * GB)]
             await tower.tell()
-            assert "tower pulling 50 %" in await shown(admin, "50 %")
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                said = [await process.stderr.readline()]
+                while said[-1] and b"pulling, 50 %" not in said[-1]:
+                    said.append(await process.stderr.readline())
+            assert said[-1] == b"tower: pulling, 50 % of 2.0 GB\n"
+            assert "tower pulling 50 %" in (await admin("model", "list")).out
             tower.pulls = []
             await tower.tell(model())
             async with asyncio.timeout(PATIENCE):
                 out, err = await process.communicate()
         assert (process.returncode, err.decode().splitlines()[-1]) == (0, "tower: ready")
-        assert "tower: pulling, 50 % of 2.0 GB" in err.decode().splitlines()
         lines = out.decode().splitlines()
         assert lines[0] == f"{NAME} goes to"
         assert lines[1].startswith("  tower  fits in the 24 GB of its GPU, needs ")
