@@ -3,17 +3,16 @@
 import asyncio
 import json
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fakes.http import Answer, asked
-from fakes.ollama import FakeOllama, damage_blob, fake_ollama, make_program
+from fakes.ollama import FakeOllama, damage_blob, fake_ollama
 from fakes.ollama.scheduler import BUSY
 from fakes.registry import MadeModel, make_model
 from support.waiting import until
@@ -216,11 +215,7 @@ async def test_as_many_answers_at_once_as_there_are_slots(tmp_path: Path) -> Non
 
 
 async def first_line(ollama: FakeOllama, body: bytes) -> bytes:
-    return await first_line_of(ollama.url, body)
-
-
-async def first_line_of(url: str, body: bytes) -> bytes:
-    async with asked("POST", f"{url}/api/generate", None, body) as answer:
+    async with asked("POST", ollama.url + "/api/generate", None, body) as answer:
         return await answer.read()
 
 
@@ -363,62 +358,6 @@ def test_a_blob_can_be_damaged_in_place(tmp_path: Path) -> None:
     damage_blob(tmp_path, LLAMA.weights)
     assert path.read_bytes() != LLAMA.blobs[LLAMA.weights]
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-
-
-def run(program: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", **variables}
-    return subprocess.run([program, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-@asynccontextmanager
-async def program(directory: Path, **variables: str) -> AsyncIterator[tuple[Path, str, asyncio.subprocess.Process]]:
-    """The double as one file, run by the distribution's own Python, which has none of the test tools."""
-    path = make_program(directory / "ollama")
-    process = await asyncio.create_subprocess_exec(
-        path, "serve", stderr=asyncio.subprocess.PIPE, cwd=directory,
-        env={"OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_MODELS": str(directory / "models"), "PATH": "/usr/bin:/bin", **variables},
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        async with asyncio.timeout(60):
-            line = (await process.stderr.readline()).decode()
-        assert line.startswith("Listening on http://127.0.0.1:"), line
-        yield path, line.split()[2], process
-    finally:
-        process.terminate()
-        async with asyncio.timeout(60):
-            await process.communicate()
-
-
-async def test_one_file_of_it_passes_for_the_program(tmp_path: Path) -> None:
-    make_model("tiny", 5_000).install(tmp_path / "models")
-    async with program(tmp_path) as (path, url, process):
-        assert "tiny:latest" in (await asyncio.to_thread(run, path, "list", OLLAMA_HOST=url)).stdout
-        said = (await asyncio.to_thread(run, path, "--version", OLLAMA_HOST=url)).stdout
-        assert said == "ollama version is 0.31.1\n"
-    assert process.returncode == 0
-    assert "client version is" in run(path, "--version", OLLAMA_HOST="127.0.0.1:1").stdout
-
-
-async def test_five_hundred_streams_at_once_are_whole_and_leave_nothing(tmp_path: Path) -> None:
-    make_model("tiny", 5_000).install(tmp_path / "models")
-    body = json.dumps(generation(model="tiny")).encode()
-
-    async def one() -> int:
-        async with asked("POST", f"{url}/api/generate", None, body) as answer:
-            return len(await lines(answer))
-
-    async with program(tmp_path, OLLAMA_NUM_PARALLEL="500") as (_, url, process):
-        files = Path(f"/proc/{process.pid}/fd")
-        before = len(list(files.iterdir()))
-        async with asked("POST", f"{url}/fake/faults", None, b'{"token_seconds": 0.1}') as answer:
-            assert answer.status == 200
-        assert set(await asyncio.gather(*(one() for _ in range(500)))) == {13}
-        await asyncio.gather(*(first_line_of(url, body) for _ in range(500)))
-        await until(lambda: len(list(files.iterdir())) <= before)
-        async with asked("GET", f"{url}/fake/state") as answer:
-            state = json.loads(await answer.body())
-        assert (state["in_flight"], len(state["aborts"])) == (0, 500)
 
 
 def test_made_models_are_the_same_for_the_same_seed() -> None:
