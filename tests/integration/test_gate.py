@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from clusterai.errors import Unreachable
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME
 from clusterai.pki import CertificateAuthority
 from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1 import types_pb2 as types
-from clusterai.v1.node_pb2 import CERTIFICATE_KIND_GATE, CertificateKind, RenewResponse
+from clusterai.v1.node_pb2 import CERTIFICATE_KIND_GATE
 from clusterai_agent.models.desired import Wanted, WantedModel
 from clusterai_agent.models.gate import Gate
 from clusterai_agent.models.tunnel_units import UNITS
 from clusterai_agent.server import Server
 from support.gate_peers import (
+    DirectServer,
     certificate,
     client_context,
     echo,
@@ -30,27 +30,12 @@ from support.gate_peers import (
     gateway,
     is_let_in,
     listening,
+    mirror_context,
     through,
 )
 from support.node_daemon import NodeDaemon
 
 MIB = 1 << 20
-
-
-class DirectServer(Server):
-    """The daemon's `Renew`, without a session around it."""
-
-    def __init__(self, daemon: NodeDaemon) -> None:
-        super().__init__()
-        self._daemon = daemon
-        self.address, self.away = "127.0.0.1:7443", False
-
-    async def renew(self, csr_der: bytes, kind: CertificateKind) -> RenewResponse:
-        if self.away:
-            raise Unreachable("the server")
-        from clusterai.v1.node_pb2 import RenewRequest
-
-        return await self._daemon.Renew(RenewRequest(csr_der=csr_der, kind=kind), None)
 
 
 @dataclass
@@ -239,13 +224,6 @@ async def test_after_a_boot_it_opens_before_the_server_is_there(tmp_path: Path) 
             async with asyncio.timeout(60):
                 while not await is_let_in(gate_port, authority, file):
                     await asyncio.sleep(0.1)
-
-
-def mirror_context(file: Path, authority: CertificateAuthority) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.cert_pem.decode())
-    context.load_cert_chain(file)
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 async def plainly(port: int, data: bytes) -> bytes:

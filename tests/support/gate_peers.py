@@ -10,12 +10,29 @@ from datetime import timedelta
 from pathlib import Path
 
 from clusterai.credentials import save_credentials
+from clusterai.errors import Unreachable
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
-from support.node_daemon import CLUSTER_ID
+from clusterai.v1.node_pb2 import CertificateKind, RenewRequest, RenewResponse
+from clusterai_agent.server import Server
+from support.node_daemon import CLUSTER_ID, NodeDaemon
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _SECONDS = 30.0
+
+
+class DirectServer(Server):
+    """The daemon's `Renew`, without a session around it."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+        self.address, self.away = "127.0.0.1:7443", False
+
+    async def renew(self, csr_der: bytes, kind: CertificateKind) -> RenewResponse:
+        if self.away:
+            raise Unreachable("the server")
+        return await self._daemon.Renew(RenewRequest(csr_der=csr_der, kind=kind), None)
 
 
 def free_port() -> int:
@@ -61,6 +78,39 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
 
 
+def forward(port: int) -> Answer:
+    """Return what passes a connection on to a plain port of loopback."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(_pass(reader, outer), _pass(inner, writer))
+        finally:
+            outer.transport.abort()
+
+    return answer
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    with contextlib.suppress(OSError, NotImplementedError):
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
+
+
+def mirror_context(file: Path, authority: CertificateAuthority) -> ssl.SSLContext:
+    """Serve with this certificate to whoever has one of the cluster's CA."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.cert_pem.decode())
+    context.load_cert_chain(file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 def certificate(
     file: Path, authority: CertificateAuthority, uri: str, *dns: str, lifetime: timedelta = timedelta(days=7)
 ) -> Path:
@@ -102,6 +152,13 @@ class Wire:
             self._writer.write(data)
             await self._writer.drain()
             return await self._reader.readexactly(len(data))
+
+    async def asked(self, data: bytes) -> bytes:
+        """Send and return all that comes until the other side ends."""
+        async with asyncio.timeout(_SECONDS):
+            self._writer.write(data)
+            await self._writer.drain()
+            return await self._reader.read(-1)
 
 
 @asynccontextmanager

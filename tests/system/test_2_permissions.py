@@ -46,6 +46,9 @@ def test_the_agent_starts_restarts_and_stops_its_workers(node: Machine) -> None:
         ("StopUnit", "ss", ("dbus.service", "replace")),
         ("RestartUnit", "ss", ("clusterai-agent.service", "replace")),
         ("StartUnit", "ss", ("clusterai-worker@..-0.service", "replace")),
+        ("StartUnit", "ss", ("clusterai-gate@x.service", "replace")),
+        ("StartUnit", "ss", ("ollama.service", "replace")),
+        ("StopUnit", "ss", ("ollama.service", "replace")),
         ("KillUnit", "ssi", (WORKER, "all", "9")),
         ("SetUnitProperties", "sba(sv)", (WORKER, "true", "1", "MemoryMax", "t", "1000000")),
         ("EnableUnitFiles", "asbb", ("1", WORKER, "true", "false")),
@@ -57,6 +60,26 @@ def test_the_agent_starts_restarts_and_stops_its_workers(node: Machine) -> None:
 def test_the_agent_may_do_nothing_else(node: Machine, method: str, signature: str, values: tuple[str, ...]) -> None:
     node.run(["systemctl", "start", WORKER])
     assert is_refused(call(node, "clusterai-agent", method, signature, *values))
+
+
+@pytest.mark.parametrize("unit", ["clusterai-gate.service", "clusterai-mirror.service"])
+def test_the_agent_controls_the_gate_and_the_way_to_the_server_s_models(node: Machine, unit: str) -> None:
+    try:
+        assert call(node, "clusterai-agent", "StartUnit", "ss", unit, "replace") == ""
+        for method in ("ReloadUnit", "TryRestartUnit", "RestartUnit", "StopUnit"):
+            assert not is_refused(call(node, "clusterai-agent", method, "ss", unit, "replace")), method
+    finally:
+        node.run(["systemctl", "stop", unit])
+        node.run(["systemctl", "reset-failed", unit], check=False)
+
+
+def test_the_agent_may_restart_ollama_and_never_start_it(node: Machine) -> None:
+    """Where there is no such unit, polkit's yes shows in that systemd goes on and misses it."""
+    for method in ("RestartUnit", "TryRestartUnit"):
+        assert not is_refused(call(node, "clusterai-agent", method, "ss", "ollama.service", "replace")), method
+    values = transient("ollama.service")
+    assert is_refused(call(node, "clusterai-agent", "StartTransientUnit", "ssa(sv)a(sa(sv))", *values))
+    assert node.finished(["test", "-e", "/etc/owned"]).returncode != 0
 
 
 @pytest.mark.parametrize("user", ["clusterai-dask", "nobody"])

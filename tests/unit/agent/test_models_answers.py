@@ -27,7 +27,9 @@ ENTRY = {
     "details": {"family": "llama", "parameter_size": "3.2B", "quantization_level": "Q4_K_M", "families": ["llama"]},
     "capabilities": ["completion", "tools"],
 }  # fmt: skip
-ODD = [None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan]
+ODD: list[Any] = [
+    None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan,
+]  # fmt: skip
 
 
 def tags(*entries: Any) -> answers.Tags:
@@ -179,8 +181,8 @@ def test_on_the_server_it_is_beside_the_gateway(tmp_path: Path) -> None:
 
 def test_the_models_directory_is_the_unit_s(tmp_path: Path) -> None:
     own, vendor = tmp_path / "etc", tmp_path / "lib"
-    for number, folder in enumerate((own, vendor)):
-        (folder / "ollama.service.d").mkdir(parents=True)
+    for number, units in enumerate((own, vendor)):
+        (units / "ollama.service.d").mkdir(parents=True)
         (tmp_path / f"models{number}").mkdir()
     (vendor / "ollama.service").write_text(f'Environment="OLLAMA_MODELS={tmp_path}/models1"\n')
     assert finder.models_directory(None, (own, vendor)) == tmp_path / "models1"
@@ -191,8 +193,8 @@ def test_the_models_directory_is_the_unit_s(tmp_path: Path) -> None:
 
 def test_models_that_others_may_not_read_cannot_be_served(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    for folder in ("blobs", "manifests"):
-        (models / folder).mkdir(parents=True)
+    for name in ("blobs", "manifests"):
+        (models / name).mkdir(parents=True)
     for folder in (models, *models.parents):
         if folder.is_relative_to(tmp_path):
             folder.chmod(0o755)
