@@ -138,7 +138,7 @@ async def build(
 ) -> Built:
     """Build the environment unless it is there already, and return what it contains.
 
-    `progress` hears a fraction in 0..1 and what is being done. `proof` is Python that runs in it and prints its versions.
+    `progress` hears a fraction in 0..1 and what is being done. `proof` is Python that runs in it and tells versions.
     Takes an hour at most. A failed or cancelled build leaves nothing behind; a killed one what the next call removes.
 
     Raises:
