@@ -38,6 +38,7 @@ from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
 from clusteraid.gateway.gateway import Gateway, GatewayParts
 from clusteraid.gateway.served import Served
+from clusteraid.gateway.status import GatewayStatus
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
@@ -147,7 +148,7 @@ class Daemon:
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
-                self.entrance.revocations, self.reach, self.problems, numbers.next,
+                self.entrance.revocations, self.reach, self.problems,
             )
         )
         await self.gateway.load()
@@ -161,9 +162,9 @@ class Daemon:
         await desired.load()
         catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
         self.reloader.on_reloaded(lambda _: catalogue.reload())
-        specs = SpecMaker(config.models, config.gateway)
+        specs, status = SpecMaker(config.models, config.gateway), GatewayStatus(config.gateway.status_port)
         self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), catalogue.size_of)
-        self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, None)
+        self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, status)
         self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
