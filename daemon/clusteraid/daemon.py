@@ -19,6 +19,7 @@ from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+from clusterai.v1.key_pb2_grpc import add_KeyServiceServicer_to_server
 from clusterai.v1.log_pb2_grpc import add_LogServiceServicer_to_server
 from clusterai.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
@@ -28,13 +29,15 @@ from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
 from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from clusteraid.addresses import Reach, host_from_here, own_hosts
-from clusteraid.announce import Announcement, Announcer
+from clusteraid.announce import Announcement, Announcer, avahi_answers
 from clusteraid.authority import Authority
 from clusteraid.checks import CheckedParts, Checks
 from clusteraid.config import DaemonConfig, load_config
 from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
+from clusteraid.gateway.gateway import Gateway, GatewayParts
+from clusteraid.gateway.served import Served
 from clusteraid.holds import Holds
 from clusteraid.local_node import LocalNode
 from clusteraid.machine_units import MachineUnits
@@ -51,6 +54,7 @@ from clusteraid.removal import Removal
 from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
+from clusteraid.servicers.key import KeyServicer
 from clusteraid.servicers.log import LogServicer
 from clusteraid.servicers.model import ModelServicer
 from clusteraid.servicers.node import NodeServicer
@@ -140,6 +144,13 @@ class Daemon:
         self.views = Views(self.nodes, self.pool, self.plan.environment)
         await self.nodes.load()
         await self._load_models()
+        self.gateway = Gateway(
+            GatewayParts(
+                self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
+                self.entrance.revocations, self.reach, self.problems, numbers.next,
+            )
+        )
+        await self.gateway.load()
         self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
@@ -174,6 +185,7 @@ class Daemon:
             self.notifier.ready(self.report.line())
             await stop.wait()
             self.notifier.stopping()
+            self.gateway.freeze()
             await self.sessions.shut_down()
 
     async def close(self) -> None:
@@ -186,9 +198,10 @@ class Daemon:
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         about = AboutServer(
-            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach
+            self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
-        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
+        served = Served(self.gateway.urls, self.control, self.inventory)
+        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems, served.status)
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
@@ -199,6 +212,7 @@ class Daemon:
             "status": self.report.keep_telling(self.notifier),
             "reload": self.reloader.keep_reloading(hangup),
             "watchdog": feed_watchdog(self.notifier),
+            **self.gateway.work(),
         }
         for name, coroutine in work.items():
             tasks.create_task(coroutine, name=name)
@@ -235,6 +249,7 @@ class Daemon:
             (add_ClusterServiceServicer_to_server, ClusterServicer(self.report, self._checks(), entrance.approvals)),
             (add_EventServiceServicer_to_server, EventServicer(self.events)),
             (add_WorkerServiceServicer_to_server, worker),
+            (add_KeyServiceServicer_to_server, KeyServicer(self.gateway.keys, self.gateway.urls)),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
             (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
             (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
@@ -250,7 +265,8 @@ class Daemon:
             CheckedParts(
                 self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
                 self.pool, self.plan, self.problems, self.announcer.check,
-            )
+            ),
+            self.gateway.checks(),
         )
 
     def _scheduler_address(self) -> str:
@@ -260,8 +276,10 @@ class Daemon:
         return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)
 
     def _announcement(self) -> Announcement:
-        reach = self.reach
-        return Announcement(self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port)
+        reach, pages = self.reach, self.config.gateway.https_port if self.gateway.installed else 0
+        return Announcement(
+            self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port, pages, avahi_answers()
+        )
 
     def _write_ports(self, ports: Ports) -> None:
         """Write the real ports where others on this machine can find them; a full disk is no reason not to run."""

@@ -160,7 +160,8 @@ class Nodes:
             node.since = time.time()
             sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
             self._events.note(f"node-{after.state.value}", node.node_id, sentence)
-        self.update_spec(node)
+        if (after.desired, after.misfit) != (before.desired, before.misfit):  # a node that comes or goes runs the same
+            self.update_spec(node)
         self._changed(node)
 
     def facts_received(self, node: Node, facts: NodeFacts) -> None:

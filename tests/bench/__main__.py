@@ -13,6 +13,7 @@ import bench.agent
 import bench.daemon
 import bench.dask
 import bench.failover
+import bench.gateway
 import bench.models
 from bench.measure import Figure, as_json
 
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "daemon-newest": bench.daemon.measure_newest,
     "failover": bench.failover.measure,
     "dask": bench.dask.measure,
+    "gateway": bench.gateway.measure,
     "models": bench.models.measure,
 }
 
