@@ -75,6 +75,10 @@ class Cluster:
         return time.perf_counter() - begun
 
 
+def _no(*_: object) -> bool:
+    return False
+
+
 async def _unheard(message: SessionResponse) -> None:
     """Send nothing: what the daemon says is not measured."""
 
@@ -113,7 +117,7 @@ async def _cluster(count: int, models: int) -> AsyncIterator[Cluster]:
             desired = DesiredModels(ModelStore(store))
             for number in range(min(MANAGED, models)):
                 await desired.place(f"model-{number}:latest", [f"n{each}" for each in range(count)], "bench")
-            live = LiveModels(nodes, desired, SpecMaker(ModelsConfig(), GatewayConfig()), "", lambda _: 0)
+            live = LiveModels(nodes, desired, SpecMaker(ModelsConfig(), GatewayConfig()), _no, _no, lambda _: 0)
             live.begin()
             sessions = Sessions(nodes, Events(node_store), SessionConfig(), lambda: ("h:1",), Counter(1))
             cluster = Cluster(nodes, sessions, live, models)

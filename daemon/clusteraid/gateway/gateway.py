@@ -19,7 +19,6 @@ from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
 from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
-from clusteraid.local_node import is_own
 from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
 from clusteraid.ports import EventLog
@@ -47,6 +46,8 @@ class GatewayParts:
     reach: Reach
     problems: Problems
     number: Callable[[], int]  # grows, over restarts too
+    is_own: Callable[[Node], bool]  # the server's own node
+    copy_limit: Callable[[], int]  # bytes per second for each node that fetches models from here; 0: none
 
 
 class Gateway:
@@ -116,12 +117,13 @@ class Gateway:
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config
         return peer_of(
-            node, own=is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
+            node, own=self._parts.is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
         )
 
     def _settings(self) -> RouteSettings:
-        own = [node.status.ollama for node in self._parts.nodes if is_own(node)]
+        own = [node.status.ollama for node in self._parts.nodes if self._parts.is_own(node)]
         root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
         return RouteSettings(
-            self._parts.config.gateway.loopback_without_key, 0, root, self._parts.revocations.serials
+            self._parts.config.gateway.loopback_without_key, self._parts.copy_limit(), root,
+            self._parts.revocations.serials,
         )

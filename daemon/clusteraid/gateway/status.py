@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from clusterai.errors import Unreachable
+from clusteraid.models.ports import PeerLoad
 
 _SECONDS = 1.0
 _LIMIT = 16 << 20
@@ -20,6 +21,15 @@ class GatewayStatus:
     async def read(self) -> dict[str, Any]:
         """Return /status; raise Unreachable when it does not answer within a second or says something else."""
         return await asyncio.to_thread(self._read)
+
+    async def fetch(self) -> dict[str, PeerLoad] | None:
+        """Return the load of each node; None when the gateway does not answer."""
+        try:
+            nodes = (await self.read()).get("nodes")
+        except Unreachable:
+            return None
+        entries = nodes.items() if isinstance(nodes, dict) else ()
+        return {name: _load(entry) for name, entry in entries if isinstance(entry, dict)}
 
     def _read(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
@@ -38,3 +48,8 @@ class GatewayStatus:
     def _silent(self, reason: str) -> Unreachable:
         fix = "see `systemctl status clusterai-gateway` and `journalctl -u clusterai-gateway`"
         return Unreachable(f"the gateway on 127.0.0.1:{self._port}", reason, fix)
+
+
+def _load(entry: dict[str, Any]) -> PeerLoad:
+    count = entry.get("in_flight")
+    return PeerLoad(count if isinstance(count, int) and 0 <= count < 1 << 31 else 0, entry.get("failing") is True)

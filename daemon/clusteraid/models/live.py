@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaSpec
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.fit import Setting
-from clusteraid.models.inventory import Holdings, Wanted, agreed_digest
+from clusteraid.models.inventory import Desires, Holdings, Wanted, agreed_digest
 from clusteraid.models.observe import Observed, Source, observe
 from clusteraid.models.ports import ClusterModel
 from clusteraid.models.specs import SpecMaker, Supply, supply
@@ -20,13 +20,22 @@ _RETRY_SECONDS = 2.0
 
 
 class LiveModels:
-    """The cluster's inventory. `own_machine` is this machine's id as agents tell theirs: that node is the server's."""
+    """The cluster's inventory. `is_own` knows the server's own node, `has_mirror` whether others can fetch from there.
+
+    `size_of` returns a model's size in bytes before any node has it; 0: not known.
+    """
 
     def __init__(
-        self, nodes: Nodes, desired: DesiredModels, specs: SpecMaker, own_machine: str, size_of: Callable[[str], int]
+        self,
+        nodes: Nodes,
+        desired: DesiredModels,
+        specs: SpecMaker,
+        is_own: Callable[[Node], bool],
+        has_mirror: Callable[[], bool],
+        size_of: Callable[[str], int],
     ) -> None:
         self._nodes, self._desired, self._specs = nodes, desired, specs
-        self._own_machine, self._size_of = own_machine, size_of
+        self._is_own, self._has_mirror, self._size_of = is_own, has_mirror, size_of
         self.settings = specs.settings
         self.setting = Setting(self.settings.context_length, self.settings.parallel_count)
         self._holdings = Holdings()
@@ -34,6 +43,7 @@ class LiveModels:
         self._models: dict[str, ClusterModel] = {}
         self._refused: dict[str, object] = {}  # what the server has failed to fetch, until it has it
         self._supply = Supply(None, {})
+        self._told: tuple[Desires, Supply] = {}, self._supply  # what specs were made of
         self._listeners: list[Callable[[], None]] = []
         self._watchers: list[Callable[[Observed | None, Observed], None]] = []
         self._on_lost: Callable[[Wanted, str], Awaitable[None]] = _leave
@@ -76,6 +86,19 @@ class LiveModels:
         """Is set at the next change of anything, the progress of pulls too."""
         return self._moved
 
+    def copy_limit(self) -> int:
+        """Return the bytes per second for each copy over the LAN: the lowest asked for of what is being copied."""
+        limits = [
+            wanted.limit_bytes_per_second
+            for name, wanted in self._desired.all.items()
+            if wanted.limit_bytes_per_second and self._is_under_way(name)
+        ]
+        return min(limits, default=0)
+
+    def _is_under_way(self, name: str) -> bool:
+        model = self._models.get(name)
+        return model is not None and not all(copy.present for copy in model.copies)
+
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener after each change of what `models` returns."""
         self._listeners.append(listener)
@@ -106,12 +129,15 @@ class LiveModels:
             if model != self._models.get(name):
                 changed = True
                 self._replace(name, model)
-        self._supply = supply(self._desired.all, self.observed.values(), self._refused, self.size_of)
+        self._resupply()
         self._moved.set()
         self._moved = asyncio.Event()
         if changed:
             for listener in self._listeners:
                 listener()
+
+    def _resupply(self) -> None:
+        self._supply = supply(self._desired.all, self.observed.values(), self._refused, self.size_of)
 
     def _replace(self, name: str, model: ClusterModel | None) -> None:
         if model is None:
@@ -121,6 +147,7 @@ class LiveModels:
 
     def respec(self) -> None:
         """Have the nodes' specs follow what is wanted now."""
+        self._told = dict(self._desired.all), self._supply
         for node in self._nodes:
             self._nodes.update_spec(node)
 
@@ -133,14 +160,13 @@ class LiveModels:
         """Follow the changes, for ever: the inventory first, then the store, then the nodes' specs."""
         while True:
             await self._dirty.wait()
-            desired, supplied = dict(self._desired.all), self._supply
             self._refresh(self._touched)
             try:
                 await self._settle()
             except StoreUnavailable as error:
                 log.warning("what nodes told of models is noted when the store can be written: %s", error)
                 asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.touch)
-            if (desired, supplied) != (self._desired.all, self._supply):
+            if self._told != (self._desired.all, self._supply):
                 self.respec()
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -190,7 +216,7 @@ class LiveModels:
             self.touch()
             return
         status = node.status.ollama if node.status.HasField("ollama") else None
-        is_server = bool(self._own_machine) and node.facts.machine_id == self._own_machine
+        is_server = self._has_mirror() and self._is_own(node)
         before = self.observed.get(node.node_id)
         after = observe(Source(node.entry, node.heard_once, node.facts, status, is_server), self.setting)
         if after == before:
@@ -201,6 +227,7 @@ class LiveModels:
         self._touched |= touched
         if after.is_server:
             self._note_refusals(after)
+            self._resupply()  # its own spec follows at once
         for watcher in self._watchers:
             watcher(before, after)
         self.touch()

@@ -54,9 +54,13 @@ def _node_progress(
         return NodeProgress(node_id, True, None)
     if node_id not in wanted.present:
         return NodeProgress(node_id, False, pull, "somebody removed the model from it")
-    if pull is not None and pull.state == PULL_STATE_FAILED and pull != stale.get(node_id):
-        return NodeProgress(node_id, False, pull, pull.reason or "it failed")
+    if _has_failed(pull) and not _has_failed(stale.get(node_id)):
+        return NodeProgress(node_id, False, pull, (pull.reason if pull is not None else "") or "it failed")
     return NodeProgress(node_id, False, pull)
+
+
+def _has_failed(pull: PullStatus | None) -> bool:
+    return pull is not None and pull.state == PULL_STATE_FAILED
 
 
 def _message(name: str, chosen: Sequence[NodeProgress], having: int, *, fetched_first: bool) -> str:
