@@ -45,9 +45,8 @@ def catalog_list(reply: ListCatalogResponse) -> list[Block]:
     if not reply.entries:
         return ["Nothing in the catalogue is so. All of it: clusteractl model catalog"]
     columns = (
-        Column("MODEL", least=16), Column("SIZE", right=True, keep=True), Column("TYPE", keep=True),
-        Column("FOR", least=8), Column("CONTEXT", right=True, keep=True), Column("FITS", least=10),
-        Column("LICENCE", least=8),
+        Column("MODEL", least=26), Column("SIZE", right=True, keep=True), Column("TYPE", keep=True),
+        Column("CONTEXT", right=True, keep=True), Column("FITS", least=10), Column("LICENCE", least=8),
     )  # fmt: skip
     own = sum(entry.own for entry in reply.entries)
     mine = f", {own} of them your own" if own else ""
@@ -59,7 +58,7 @@ def catalog_list(reply: ListCatalogResponse) -> list[Block]:
 def recommendation_list(recommendations: Sequence[Recommendation], width: int) -> list[Block]:
     """Each model with the reason and the command."""
     if not recommendations:
-        return ["No model of the catalogue suits these machines. All of it: clusteractl model catalog"]
+        return ["No model suits these machines. The catalogue: clusteractl model catalog"]
     blocks: list[Block] = []
     for one in recommendations:
         entry = one.entry
@@ -128,12 +127,9 @@ def _why(node: str, reason: str, room: int, width: int) -> str:
 
 
 def _entry_row(entry: CatalogEntry) -> tuple[str, ...]:
-    purposes = ", ".join(entry.purposes) or "-"
     context = f"{entry.context_length // 1024}k" if entry.context_length >= 1024 else str(entry.context_length or "-")
-    return (
-        entry.model, download_size(entry.size_bytes), entry.type or "-", purposes, context, _fits(entry.candidates),
-        entry.licence or "-",
-    )  # fmt: skip
+    fits = _fits(entry.candidates)
+    return entry.model, download_size(entry.size_bytes), entry.type or "-", context, fits, entry.licence or "-"
 
 
 def _fits(candidates: Sequence[Candidate]) -> str:

@@ -10,6 +10,8 @@ from clusteractl.tables import Table, render
 from clusteractl.views import keys, models, placement
 from clusterai.v1.key_pb2 import CreateKeyResponse, Key
 from clusterai.v1.model_pb2 import (
+    DRIFT_KIND_DIGEST,
+    DRIFT_KIND_MISSING,
     FIT_TIGHT,
     CatalogEntry,
     Drift,
@@ -109,6 +111,32 @@ def test_a_copy_has_one_state(copy: ModelCopy, state: str) -> None:
     assert models.copy_state(copy) == state
 
 
+def test_a_copy_with_other_content_differs_even_where_the_model_is_wanted() -> None:
+    drift = Drift(kind=DRIFT_KIND_DIGEST, model="a:latest", node_id="nas", message="other content", fix="sync")
+    known = Model(model="a:latest", copies=[ModelCopy(node_id="nas", wanted=True, reason="another digest")])
+    lines = text(models.model_list([known], [drift], WIDTH)).splitlines()
+    assert lines[1].endswith("nas differs")
+    assert lines[3:] == ["nas, a:latest: other content", "  fix: sync"], "what the drift says is not said twice"
+    assert "differs" in text(models.model_page(known, [drift], OllamaSettings(), WIDTH))
+
+
+def test_what_is_on_its_way_is_no_drift() -> None:
+    copies = [
+        ModelCopy(node_id="nas", wanted=True, reason="it is being fetched", pull=PullStatus(state=PULL_STATE_PULLING)),
+        ModelCopy(node_id="pi4", wanted=True, reason="pi4 is offline"),
+    ]
+    drifts = [Drift(kind=DRIFT_KIND_MISSING, model="a:latest", node_id=node, message=f"{node} lacks a:latest")
+              for node in ("nas", "pi4")]  # fmt: skip
+    lines = text(models.model_list([Model(model="a:latest", copies=copies)], drifts, WIDTH)).splitlines()
+    assert lines[1].endswith("nas pulling, pi4 missing")
+    assert lines[2:] == ["", "pi4 lacks a:latest"]
+
+
+def test_a_long_fix_is_wrapped() -> None:
+    drift = Drift(message="nas differs", fix="its agent restarts Ollama when it is idle; at once: " + "x" * 30 + " now")
+    assert all(len(line) <= WIDTH for line in models.drift_lines([drift], WIDTH)[1].splitlines())
+
+
 def test_many_copies_are_counted_those_that_answer_first() -> None:
     copies = [ModelCopy(node_id=f"n{number}", loaded=number < 2, **READY) for number in range(95)]
     copies += [ModelCopy(node_id=f"m{number}", wanted=True) for number in range(5)]
@@ -155,9 +183,9 @@ def test_the_catalogue_says_what_fits_where() -> None:
     entries = [model_samples.catalog().entries[0], model_samples.catalog().entries[2]]
     assert text(placement.catalog_list(ListCatalogResponse(entries=entries, catalog_version="2026-11-20"))) == golden(
         """
-        MODEL          SIZE  TYPE  FOR      CONTEXT  FITS          LICENCE
-        llama3.2:3b  2.0 GB  text  general     128k  tower gpu +1  Llama 3.2 Community
-        huge:400b    240 GB  text  -              -  nowhere       -
+        MODEL          SIZE  TYPE  CONTEXT  FITS          LICENCE
+        llama3.2:3b  2.0 GB  text     128k  tower gpu +1  Llama 3.2 Community
+        huge:400b    240 GB  text        -  nowhere       -
 
         Catalogue 2026-11-20: 2 models.
         Fetch one with: clusteractl model pull MODEL
@@ -172,7 +200,7 @@ def test_a_small_context_is_not_rounded_away() -> None:
     entry = CatalogEntry(model="a:latest", context_length=512, candidates=model_samples.candidates()[:1])
     entry.candidates[0].fit = FIT_TIGHT
     row = text(placement.catalog_list(ListCatalogResponse(entries=[entry]))).splitlines()[1]
-    assert row.split() == ["a:latest", "-", "-", "-", "512", "tower", "tight", "-"]
+    assert row.split() == ["a:latest", "-", "-", "512", "tower", "tight", "-"]
 
 
 def test_a_recommendation_has_its_reason_and_its_command() -> None:
