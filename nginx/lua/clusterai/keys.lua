@@ -1,0 +1,87 @@
+--- Who may: the key of a request, and what it allows.
+local state = require "clusterai.state"
+local digest = require "clusterai.digest"
+local refusals = require "clusterai.refusals"
+
+local keys = {}
+
+local rate = ngx.shared.rate
+local MARK = "cak1."
+local LONGEST = 200
+local WITHOUT_KEY = {id = "", per_minute = 0, expires = 0, dashboard = false}
+
+--- Return the key that the request shows; nothing when there is none.
+local function shown()
+    local authorization = ngx.var.http_authorization
+    if authorization then
+        return authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$") or ""
+    end
+    return ngx.var.http_x_api_key
+end
+
+local function is_loopback(host)
+    return host == "localhost" or host == "127.0.0.1" or host == "[::1]"
+end
+
+--- Tell whether the request may go without a key: it comes from this machine, and no web page of another site sent it.
+local function is_local()
+    local address = ngx.var.remote_addr
+    if not state.routes.loopback_without_key or (address ~= "127.0.0.1" and address ~= "::1") then
+        return false
+    end
+    local origin = ngx.var.http_origin
+    return is_loopback(ngx.var.host) and (not origin or is_loopback(origin:match("^https?://([^/]-):?%d*$")))
+end
+
+--- Return the valid key of that text; nothing and a refusal otherwise.
+function keys.find(text)
+    local key = #text <= LONGEST and state.keys.by_hash[digest.sha256(text)]
+    if not key then
+        return nil, refusals.bad_key()
+    elseif key.expires > 0 and key.expires <= ngx.time() then
+        return nil, refusals.key_expired()
+    end
+    return key
+end
+
+--- Count the request; return a refusal when the key's minute is used up.
+local function exceeded(key)
+    local now = ngx.time()
+    local minute = math.floor(now / 60)
+    local count = rate:incr(key.id .. minute, 1, 0, 120)
+    if count and count > key.per_minute then
+        return refusals.too_many_requests(key.per_minute, 60 * (minute + 1) - now)
+    end
+end
+
+--- Tell whether a key stands in the URL.
+function keys.in_url()
+    local arguments = ngx.var.args
+    return arguments and arguments:lower():find(MARK, 1, true) or ngx.var.uri:lower():find(MARK, 1, true)
+end
+
+--- Return the request's key; nothing and a refusal where it may not go on.
+function keys.of_request()
+    if keys.in_url() then
+        return nil, refusals.key_in_url()
+    end
+    local text = shown()
+    if not text then
+        if is_local() then
+            return WITHOUT_KEY
+        end
+        return nil, refusals.no_key()
+    end
+    local key, refusal = keys.find(text)
+    if key and key.per_minute > 0 then
+        refusal = exceeded(key)
+    end
+    return not refusal and key or nil, refusal
+end
+
+--- Tell whether the key is for the model.
+function keys.allows(key, model)
+    return not key.dashboard and (not key.models or key.models[model] == true)
+end
+
+return keys

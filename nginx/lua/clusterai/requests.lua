@@ -1,0 +1,38 @@
+--- What is known of each request that is being served, by the address of nginx's own record of it.
+--
+-- `ngx.ctx` would do the same, but nginx clears it when an error page takes over, and with it who was counted as in flight.
+local ffi = require "ffi"
+local get_request = require("resty.core.base").get_request
+
+local requests = {}
+
+local cast, tonumber = ffi.cast, tonumber
+local uintptr_t = ffi.typeof "uintptr_t"
+local live = {}
+
+--- Return the address of the current request.
+local function address()
+    return tonumber(cast(uintptr_t, get_request()))
+end
+
+--- Begin a new record for the current request.
+function requests.begin()
+    local request = {path = false, key = false, model = false, node = false, tries = 0}
+    live[address()] = request
+    return request
+end
+
+--- Return the current request's record; nothing when it has none.
+function requests.current()
+    return live[address()]
+end
+
+--- Return the current request's record and forget it.
+function requests.finish()
+    local at = address()
+    local request = live[at]
+    live[at] = nil
+    return request
+end
+
+return requests
