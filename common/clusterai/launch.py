@@ -26,6 +26,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?")
 _RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _DEVICES = re.compile(r"[A-Za-z0-9/,_-]{0,1000}")
 _DEATH_SECONDS = 60  # without a scheduler the worker ends and its unit starts it again
+_BOARD_PREFIX = "dask"  # the path under which the gateway shows it; "/" leads there too
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 # What Dask's nanny would set; with --no-nanny nobody else does. It has to be there before Python starts.
@@ -141,7 +142,8 @@ class SchedulerLaunch(_DaskLaunch):
 
     def command(self) -> list[str]:
         """Return the command that is exec'ed."""
-        board = ["--dashboard-address", self.dashboard_address] if self.dashboard_address else ["--no-dashboard"]
+        served = ("--dashboard-address", self.dashboard_address, "--dashboard-prefix", _BOARD_PREFIX)
+        board = served if self.dashboard_address else ("--no-dashboard",)
         return [
             *_python(self.environment, "dask_scheduler"),
             *("--host", f"tls://{bracketed(self.host)}", "--port", str(self.port), "--protocol", "tls"),

@@ -13,6 +13,7 @@ import bench.agent
 import bench.daemon
 import bench.dask
 import bench.failover
+import bench.gateway
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "daemon-newest": bench.daemon.measure_newest,
     "failover": bench.failover.measure,
     "dask": bench.dask.measure,
+    "gateway": bench.gateway.measure,
 }
 
 

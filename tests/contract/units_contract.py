@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from clusterai.ids import UnitName
-from clusterai.units import UnitFailed, UnitMissing, Units, UnitStatus
+from clusterai.units import UnitMissing, Units, UnitStatus
 
 SECONDS = 60.0
 MISSING = UnitName("clusterai-nowhere@x.service")
@@ -81,13 +81,13 @@ class UnitsContract:
         await subject.units.try_restart(subject.unit)
         assert (await subject.units.status(subject.unit)).main_process_id not in (0, first)
 
-    async def test_a_stopped_unit_cannot_be_reloaded(self, subject: Subject) -> None:
-        failure: UnitFailed | None = None
-        try:
-            await subject.units.reload(subject.unit)
-        except UnitFailed as error:
-            failure = error
-        assert "could not reload" in str(failure)
+    async def test_reload_keeps_the_process_and_starts_nothing(self, subject: Subject) -> None:
+        await subject.units.reload(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id == 0
+        await subject.units.start(subject.unit)
+        before = (await subject.units.status(subject.unit)).main_process_id
+        await subject.units.reload(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id == before
 
     async def test_a_process_that_dies_is_replaced_and_counted(self, subject: Subject) -> None:
         await subject.units.start(subject.unit)
@@ -109,7 +109,7 @@ class UnitsContract:
 
     async def test_an_unknown_unit_is_named_with_the_package_that_ships_it(self, subject: Subject) -> None:
         assert not (await subject.units.status(MISSING)).installed
-        for verb in (subject.units.start, subject.units.stop, subject.units.restart):
+        for verb in (subject.units.start, subject.units.stop, subject.units.restart, subject.units.reload):
             refusal = await _refusal(verb(MISSING))
             assert MISSING in str(refusal)
             assert "apt install clusteraid" in refusal.advice

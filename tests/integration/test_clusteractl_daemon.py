@@ -2,9 +2,12 @@
 
 import tempfile
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_pem_x509_certificate
 
 from support.ctl import Ctl
 from support.killable import KillableDaemon, killable_daemon
@@ -33,7 +36,7 @@ async def person(daemon: KillableDaemon, admin: Ctl, home: Path, role: str) -> C
     return user
 
 
-READING = ("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version")
+READING = ("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version", "ca")
 OF_NOBODY = (
     *("node show nobody", "node drain nobody", "node undrain nobody", "node remove nobody", "node reject nobody"),
     *("node approve nobody --code AAA-AAA", "token revoke aaaaaaaa", "operator revoke nobody", "unit stop nothing"),
@@ -53,6 +56,18 @@ async def test_both_ways_lead_to_one_cluster(daemon: KillableDaemon, admin: Ctl,
     assert (await admin("operator", "list", "--json")).data["operators"][0]["role"] == "operator"
     kinds = [event["kind"] for event in (await admin("events", "--json")).records]
     assert "token-used" in kinds
+
+
+async def test_the_authority_is_told_alike_on_the_server_and_to_a_viewer_elsewhere(
+    daemon: KillableDaemon, admin: Ctl, tmp_path: Path
+) -> None:
+    viewer = await person(daemon, admin, tmp_path / "viewer", "viewer")
+    told = (await admin("ca")).out
+    assert (await viewer("ca")).out == told
+    authority = load_pem_x509_certificate(told.encode())
+    shown = authority.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert (await admin("ca", "--json")).data["ca_fingerprint"] == sha256(shown).hexdigest()
+    assert (tmp_path / "viewer/.config/clusterai/ca.pem").read_text() == told
 
 
 async def test_a_viewer_sees_and_may_not_change(daemon: KillableDaemon, admin: Ctl, tmp_path: Path) -> None:

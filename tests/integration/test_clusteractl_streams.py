@@ -3,11 +3,7 @@
 import asyncio
 import ctypes
 import json
-import os
-import pty
 import signal
-import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,8 +12,7 @@ import pytest
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINED, NODE_STATE_DRAINING, DrainNodeResponse
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
-
-PATIENCE = 60
+from support.terminal import PATIENCE, interrupted, line_of, on_terminal
 
 
 def steps(*, done: bool) -> list[DrainNodeResponse]:
@@ -40,21 +35,6 @@ async def daemon() -> AsyncIterator[FakeDaemon]:
 @pytest.fixture
 def ctl(daemon: FakeDaemon, tmp_path: Path) -> Ctl:
     return Ctl(tmp_path, daemon.socket)
-
-
-async def line_of(process: Process) -> str:
-    """The next line that the command prints."""
-    assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        return (await process.stdout.readline()).decode()
-
-
-async def interrupted(process: Process) -> tuple[int, str, str]:
-    """Press Ctrl-C and wait for the end."""
-    process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode().strip()
 
 
 async def test_a_drain_shows_its_steps_and_ends_with_what_is_next(ctl: Ctl, daemon: FakeDaemon) -> None:
@@ -146,43 +126,6 @@ async def test_a_reader_that_leaves_early_is_no_error(ctl: Ctl, daemon: FakeDaem
             assert process.stderr is not None
             assert await process.stderr.read() == b""
             assert await process.wait() == 0
-
-
-async def on_terminal(ctl: Ctl, *words: str, at: str = "", types: str = "") -> str:
-    """Run a command on a terminal of its own, type something at a prompt, and return all that it showed there."""
-    leader, follower = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "clusteractl", *words,
-        stdin=follower, stdout=follower, stderr=follower, env={**ctl.environment, "TERM": "xterm", "COLUMNS": "80"},
-    )  # fmt: skip
-    os.close(follower)
-    os.set_blocking(leader, False)
-    shown = ""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while (part := _shown(leader)) is not None:
-                shown += part
-                if at and at in shown:
-                    os.write(leader, types.encode())
-                    at = ""
-                await asyncio.sleep(0.02)
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        os.close(leader)
-    return shown
-
-
-def _shown(leader: int) -> str | None:
-    """What the terminal shows by now; None when its other side is closed, which Linux tells as an I/O error."""
-    try:
-        return os.read(leader, 4096).decode(errors="replace")
-    except BlockingIOError:
-        return ""
-    except OSError:
-        return None
 
 
 async def test_a_terminal_gets_a_bar_and_colours(ctl: Ctl, daemon: FakeDaemon) -> None:

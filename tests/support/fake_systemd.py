@@ -77,6 +77,7 @@ class FakeUnit:
     process: asyncio.subprocess.Process | None = None
     job_result: str = "done"
     denied: str = ""
+    reloads: int = 0
 
 
 class FakeSystemd:
@@ -153,9 +154,8 @@ class FakeSystemd:
             await asyncio.sleep(0.02)
         result = unit.job_result
         runs = unit.properties["ActiveState"].value == "active"
-        if method == "ReloadUnit" and not runs:
-            result = "failed"
         if result == "done" and (runs or method != "TryRestartUnit"):
+            unit.reloads += method == "ReloadUnit"
             if method in ("StopUnit", "RestartUnit", "TryRestartUnit"):
                 await self._end(unit)
                 self._note(unit, "inactive", "dead", Result="success", MainPID=0)
@@ -191,6 +191,7 @@ class FakeSystemd:
         common = {"LoadState": "loaded", "ActiveState": active, "SubState": sub, "Description": f"fake {unit.name}"}
         unit.properties |= {name: Variant("s", value) for name, value in common.items()}
         unit.properties |= {name: Variant(kinds[name], value) for name, value in service.items()}
+        unit.properties["CanReload"] = Variant("b", True)
         unit.properties["StateChangeTimestamp"] = Variant("t", int(time.time() * 1e6))
         changed: list[Any] = [f"{_SYSTEMD}.Unit", {"ActiveState": Variant("s", active)}, []]
         signal_ = Message.new_signal(

@@ -10,6 +10,8 @@ SCORES = {
     "clusterai-scheduler@main.service": ("server", 3.5),
     "clusterai-agent.service": ("alpha", 2.0),
     "clusterai-worker@alpha-0.service": ("alpha", 3.5),
+    "clusterai-gate.service": ("alpha", 2.0),
+    "clusterai-mirror.service": ("alpha", 2.0),
 }
 
 

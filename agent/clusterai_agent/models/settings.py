@@ -42,7 +42,7 @@ class SettingsFile:
     def __init__(self, directory: Path, units: Units) -> None:
         self._path, self._units = directory / "ollama.json", units
         self._first = False
-        self._retry_at = 0.0
+        self._retry_at, self._refusal = 0.0, ""
         self.problem = ""
 
     def applied(self, unit: UnitStatus | None) -> OllamaSettings | None:
@@ -69,7 +69,7 @@ class SettingsFile:
                 case Need.WAIT:
                     self.problem = "its new settings wait until nobody uses it"
         except ClusterAIError as error:
-            self.problem = f"its settings cannot be changed: {error}"
+            self.problem = f"its settings cannot be written: {error}"
 
     def _write(self, wanted: Settings) -> None:
         current = self._current()
@@ -81,7 +81,7 @@ class SettingsFile:
 
     async def _restart(self) -> None:
         if time.monotonic() < self._retry_at:
-            self.problem = "it could not be restarted to take its new settings; see the agent's journal"
+            self.problem = self._refusal
             return
         log.info("restarting %s: its settings have changed", UNIT)
         self._retry_at = time.monotonic() + _RETRY_SECONDS
@@ -89,7 +89,8 @@ class SettingsFile:
             await self._units.try_restart(UNIT)
         except ClusterAIError as error:
             log.error("%s; %s", str(error), error.advice)
-            raise
+            self.problem = self._refusal = f"it could not be restarted to take its new settings: {error}"
+            return
         self._first, self._retry_at = False, 0.0
 
     def _current(self) -> Settings | None:

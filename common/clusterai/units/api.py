@@ -16,6 +16,7 @@ _PACKAGES = {
     "clusterai-mirror.": "clusterai-agent",
     "clusterai-agent": "clusterai-agent",
     "clusterai": "clusteraid",
+    "open-webui": "clusteraid",
 }
 
 
@@ -122,7 +123,7 @@ class Units(Protocol):
         """Restart the unit if it runs; one that does not is left alone. Raises like `start`."""
 
     async def reload(self, unit: UnitName) -> None:
-        """Have the running unit read its files anew. Raises like `start`; UnitFailed when it does not run."""
+        """Let the unit read its configuration again; one that does not run, or cannot, is left alone."""
 
     async def check_permission(self, unit: UnitName) -> None:
         """Change nothing; raise NotPermitted when this user may not control the unit, UnitMissing for none."""

@@ -27,7 +27,9 @@ ENTRY = {
     "details": {"family": "llama", "parameter_size": "3.2B", "quantization_level": "Q4_K_M", "families": ["llama"]},
     "capabilities": ["completion", "tools"],
 }  # fmt: skip
-ODD = [None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan]
+ODD: list[Any] = [
+    None, 0, "", "x", [], {}, [[]], {"models": None}, {"models": "x"}, {"models": [None, 1, "x", []]}, math.nan,
+]  # fmt: skip
 
 
 def tags(*entries: Any) -> answers.Tags:
@@ -67,7 +69,10 @@ def test_an_answer_of_another_form_is_none(answer: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"model": "../x/../y/z", "name": ""}, {"model": "a" * 5000}, {"digest": "12"}, {"digest": None}, {"digest": "z" * 64}],
+    [
+        {"model": "../x/../y/z", "name": ""}, {"model": "a" * 5000}, {"digest": "12"}, {"digest": None},
+        {"digest": "z" * 64},
+    ],
 )
 def test_an_entry_that_cannot_be_used_is_counted(change: dict[str, Any]) -> None:
     seen = tags(ENTRY | change)
@@ -176,8 +181,8 @@ def test_on_the_server_it_is_beside_the_gateway(tmp_path: Path) -> None:
 
 def test_the_models_directory_is_the_unit_s(tmp_path: Path) -> None:
     own, vendor = tmp_path / "etc", tmp_path / "lib"
-    for number, folder in enumerate((own, vendor)):
-        (folder / "ollama.service.d").mkdir(parents=True)
+    for number, units in enumerate((own, vendor)):
+        (units / "ollama.service.d").mkdir(parents=True)
         (tmp_path / f"models{number}").mkdir()
     (vendor / "ollama.service").write_text(f'Environment="OLLAMA_MODELS={tmp_path}/models1"\n')
     assert finder.models_directory(None, (own, vendor)) == tmp_path / "models1"
@@ -188,8 +193,8 @@ def test_the_models_directory_is_the_unit_s(tmp_path: Path) -> None:
 
 def test_models_that_others_may_not_read_cannot_be_served(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    for folder in ("blobs", "manifests"):
-        (models / folder).mkdir(parents=True)
+    for name in ("blobs", "manifests"):
+        (models / name).mkdir(parents=True)
     for folder in (models, *models.parents):
         if folder.is_relative_to(tmp_path):
             folder.chmod(0o755)

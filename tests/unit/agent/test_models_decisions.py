@@ -104,7 +104,7 @@ def test_a_spec_is_read_as_it_is_meant() -> None:
         (OllamaSpec(models=[ModelSpec(model="../../etc/passwd:x")]), "is no name of a model"),
         (OllamaSpec(models=[ModelSpec(model="a", digest=b"short")]), "its digest has 5 bytes"),
         (OllamaSpec(settings=OllamaSettings(context_length=1, parallel_count=1, keep_alive="5m")), "context_length"),
-        (OllamaSpec(settings=OllamaSettings(context_length=8192, parallel_count=1, keep_alive="5m\nA=B")), "keep_alive"),
+        (OllamaSpec(settings=OllamaSettings(context_length=8192, parallel_count=1, keep_alive="1\nA=B")), "keep_alive"),
         (OllamaSpec(gate_port=70000, gateway_name="g"), "no proper gate"),
         (OllamaSpec(gate_port=11443, gateway_name="*"), "no proper gate"),
     ],

@@ -66,5 +66,5 @@ def test_nothing_else_gets_into_the_configuration(values: dict[str, object]) -> 
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
     spec = tmp_path / "gate.json"
     spec.write_text(GATE.to_json())
-    with pytest.raises(BadLaunch, match="certificate: /srv/gate.pem cannot be read"):
+    with pytest.raises(BadLaunch, match=r"certificate: /srv/gate\.pem cannot be read"):
         load("gate", spec)
