@@ -9,7 +9,7 @@ from pathlib import Path
 from clusterai.files import CannotWrite, write_atomic
 from clusteraid.config import LocalNodeConfig
 from clusteraid.join_tokens import JoinTokens, TokenRequest
-from clusteraid.nodes import Node, Nodes
+from clusteraid.nodes import Nodes
 from clusteraid.ports import Enrolment, Role
 from clusteraid.status import Problems
 from clusteraid.store import StoreUnavailable
@@ -19,13 +19,7 @@ CREATED_BY = "local node"
 _RENEW_SECONDS = 600.0  # before the token's 15 minutes are over
 _RETRY_SECONDS = 10.0
 _OFFER_SECONDS = 5.0
-_LOOPBACK = ("127.0.0.1", "::1")
 _FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
-
-
-def is_own(node: Node) -> bool:
-    """Whether the node is the server's own machine."""
-    return node.admitted_by == CREATED_BY or node.address in _LOOPBACK
 
 
 class LocalNode:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from clusteractl.output import Block, paragraph
 from clusteractl.tables import Column, Table
-from clusteractl.words import plural, printable, size
+from clusteractl.words import download_size, plural, printable
 from clusterai.v1.model_pb2 import Drift, Model, ModelCopy
 from clusterai.v1.types_pb2 import (
     PULL_STATE_FAILED,
@@ -36,7 +36,9 @@ def model_list(models: Sequence[Model], drifts: Sequence[Drift], width: int) -> 
         Column("MODEL", least=16), Column("SIZE", right=True, keep=True), Column("QUANT", least=6),
         Column("WHERE", least=20),
     )  # fmt: skip
-    rows = tuple((one.model, size(one.size_bytes), one.quantization or "-", where(one.copies)) for one in models)
+    rows = tuple(
+        (one.model, download_size(one.size_bytes), one.quantization or "-", where(one.copies)) for one in models
+    )
     remarks = [line for one in models for line in _hindrances(one.copies, f"{one.model} on ", width)]
     return [Table(columns, rows), *_spaced(remarks), *_spaced(drift_lines(drifts, width))]
 
@@ -45,7 +47,7 @@ def model_page(model: Model, drifts: Sequence[Drift], settings: OllamaSettings, 
     """Everything about one model."""
     kind = " ".join(part for part in (model.family, model.parameter_size, model.quantization) if part)
     pairs = [
-        ("size", size(model.size_bytes) if model.size_bytes else ""),
+        ("size", download_size(model.size_bytes) if model.size_bytes else ""),
         ("kind", kind),
         ("can", ", ".join(model.capabilities)),
         ("context", _context(model, settings)),
@@ -100,8 +102,8 @@ def drift_lines(drifts: Sequence[Drift], width: int) -> list[str]:
 
 
 def drift_line(drift: Drift, width: int) -> str:
-    """One difference: on which node, of which model, and what."""
-    subject = ", ".join(part for part in (drift.node_id, drift.model) if part)
+    """One difference: on which node, of which model, and what; only what the sentence does not say itself."""
+    subject = ", ".join(part for part in (drift.node_id, drift.model) if part and part not in drift.message)
     return paragraph(f"{subject}: {drift.message}" if subject else drift.message, indent="  ", first="", width=width)
 
 
@@ -125,7 +127,7 @@ def _kind(copy: ModelCopy) -> str:
 
 def _copy_row(copy: ModelCopy) -> tuple[str, ...]:
     source = str(getattr(copy.pull, "from")) or "-"
-    return copy.node_id, copy_state(copy), size(copy.vram_bytes), "yes" if copy.wanted else "no", source
+    return copy.node_id, copy_state(copy), download_size(copy.vram_bytes), "yes" if copy.wanted else "no", source
 
 
 def _hindrances(copies: Sequence[ModelCopy], subject: str, width: int) -> list[str]:

@@ -3,10 +3,11 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from clusterai.machine import own_machine_id
 from clusterai.rpc import join_address
 from clusterai.units import Units
 from clusteraid.addresses import Reach
@@ -19,7 +20,6 @@ from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
 from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
-from clusteraid.local_node import is_own
 from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
 from clusteraid.ports import EventLog
@@ -30,6 +30,7 @@ from clusteraid.store_keys import KeyStore
 
 log = logging.getLogger(__name__)
 NAME = "routes.json"
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class GatewayParts:
     revocations: Revocations
     reach: Reach
     problems: Problems
-    number: Callable[[], int]  # grows, over restarts too
 
 
 class Gateway:
@@ -54,12 +54,11 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts, config = parts, parts.config.gateway
+        self._machine = own_machine_id()
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
-        self.keys = Keys(
-            KeyStore(parts.store), parts.events, config.directory, parts.problems, parts.number, time.time
-        )
-        self.routes = KeptFile(DataFile(config.directory / NAME, parts.number), self._table, parts.problems)
+        self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time)
+        self.routes = KeptFile(DataFile(config.directory / NAME), self._table, parts.problems)
         self.certificates = GatewayCertificates(
             CertificateParts(config, parts.authority, self.names, parts.units, parts.problems)
         )
@@ -69,6 +68,7 @@ class Gateway:
         await self.keys.load()
         self._parts.inventory.on_changed(self.routes.changed)
         self._parts.nodes.on_changed(self.routes.changed)
+        self._parts.nodes.on_reported(self.routes.changed)
         self._parts.revocations.on_revoked(self.routes.changed)
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -116,11 +116,15 @@ class Gateway:
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config
         return peer_of(
-            node, own=is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
+            node, own=self._is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
         )
 
+    def _is_own(self, node: Node) -> bool:
+        """Whether the node is this machine: its gate need not be looked for on the network."""
+        return node.address in _LOOPBACK or (bool(self._machine) and node.facts.machine_id == self._machine)
+
     def _settings(self) -> RouteSettings:
-        own = [node.status.ollama for node in self._parts.nodes if is_own(node)]
+        own = [node.status.ollama for node in self._parts.nodes if self._is_own(node)]
         root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
         return RouteSettings(
             self._parts.config.gateway.loopback_without_key, 0, root, self._parts.revocations.serials

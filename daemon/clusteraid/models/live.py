@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaSpec
 from clusteraid.models.desires import DesiredModels
@@ -27,8 +27,8 @@ class LiveModels:
     ) -> None:
         self._nodes, self._desired, self._specs = nodes, desired, specs
         self._own_machine, self._size_of = own_machine, size_of
-        settings = specs.settings
-        self.setting = Setting(settings.context_length, settings.parallel_count)
+        self.settings = specs.settings
+        self.setting = Setting(self.settings.context_length, self.settings.parallel_count)
         self._observed: dict[str, Observed] = {}
         self._models: dict[str, ClusterModel] = {}
         self._refused: dict[str, object] = {}  # what the server has failed to fetch, until it has it
@@ -207,8 +207,3 @@ class LiveModels:
 
 async def _leave(wanted: Wanted, node_id: str) -> None:
     """Choose no other node."""
-
-
-def holders(nodes: Iterable[Observed], name: str) -> list[str]:
-    """Return the nodes that have a model of that name, whatever its digest."""
-    return [node.node_id for node in nodes if name in node.models]
