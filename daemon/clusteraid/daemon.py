@@ -148,7 +148,7 @@ class Daemon:
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
-                self.entrance.revocations, self.reach, self.problems,
+                self.desired.limits, self.entrance.revocations, self.reach, self.problems,
             )
         )
         await self.gateway.load()
@@ -159,6 +159,7 @@ class Daemon:
 
     async def _load_models(self) -> None:
         config, desired = self.config, DesiredModels(ModelStore(self.store))
+        self.desired = desired
         await desired.load()
         catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
         self.reloader.on_reloaded(lambda _: catalogue.reload())

@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from clusteraid.gateway.certificates import WEB, CertificateParts, GatewayCertif
 from clusteraid.gateway.checks import GatewayChecked, GatewayChecks
 from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
-from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
+from clusteraid.gateway.routes import Peer, RouteSettings, mirror_limit, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
@@ -44,6 +44,7 @@ class GatewayParts:
     units: Units
     nodes: Nodes
     inventory: Inventory
+    limits: Callable[[], Mapping[str, int]]  # bytes per second for the copies of a model, of those that have a limit
     revocations: Revocations
     reach: Reach
     problems: Problems
@@ -126,6 +127,6 @@ class Gateway:
     def _settings(self) -> RouteSettings:
         own = [node.status.ollama for node in self._parts.nodes if self._is_own(node)]
         root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
-        return RouteSettings(
-            self._parts.config.gateway.loopback_without_key, 0, root, self._parts.revocations.serials
-        )
+        limit = mirror_limit(self._parts.inventory.models(), self._parts.limits())
+        config = self._parts.config.gateway
+        return RouteSettings(config.loopback_without_key, limit, root, self._parts.revocations.serials)
