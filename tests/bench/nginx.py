@@ -174,6 +174,9 @@ def wrk(
     url: str, body: str, key: str, *, connections: int, seconds: int, worker: int, processors: frozenset[int]
 ) -> Load:
     """Send requests for so long; an empty body: GET. CPU is that of the nginx worker."""
+    warm_up = running_wrk(url, body, key, connections=connections, seconds=1, processors=processors)
+    with warm_up as process:  # connections to the back-end are made, code is compiled
+        process.communicate(timeout=60)
     before = Costs.of(worker).cpu_seconds
     with running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors) as process:
         out, _ = process.communicate(timeout=seconds + 60)
