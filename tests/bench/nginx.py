@@ -92,9 +92,10 @@ wrk.body = #body > 0 and body or nil
 wrk.headers["Authorization"] = "Bearer {key}"
 wrk.headers["Content-Type"] = "application/json"
 function done(summary, latency)
-    local failed = summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.timeout
-    io.write(string.format('\\nRESULT {{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f}}\\n', summary.requests,
-        summary.duration / 1e6, failed, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+    local errors, form = summary.errors, 'RESULT {{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f}}'
+    local failed = errors.status + errors.connect + errors.read + errors.timeout
+    local p50, p99 = latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+    print(form:format(summary.requests, summary.duration / 1e6, failed, p50, p99))
 end
 """
 
