@@ -12,7 +12,8 @@ import pytest
 
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
-LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "system")
+LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "system")
+_LONGEST = ("newest", "system")
 _BEFORE = pytest.StashKey[Belongings]()
 _HERE = Path(__file__).resolve().parent
 
@@ -23,15 +24,27 @@ def layer_of(path: Path) -> str:
     return name if name in LAYERS else path.relative_to(_HERE).parts[0]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the layers in order, and keep a file's tests (all of the system layer's) in one process."""
-    order = {layer: number for number, layer in enumerate(LAYERS)}
-    items.sort(key=lambda item: order.get(layer_of(item.path), len(LAYERS)))
+    """Put the layers in order, and keep a file's tests (all of the system layer's) in one process.
+
+    Side by side, the two longest layers begin, each in a process of its own: what is last decides when all is done.
+    """
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    layers = sorted(LAYERS, key=lambda layer: layer not in _LONGEST) if parallel else LAYERS
+    order = {layer: number for number, layer in enumerate(layers)}
+    items.sort(key=lambda item: order.get(layer_of(item.path), len(layers)))
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
         layer = layer_of(item.path)
         item.add_marker(pytest.mark.xdist_group(layer if layer == "system" else str(item.path)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pair of pytest and xdist that does not keep groups together: the lab would be booted twice."""
+    if getattr(session.config.option, "loadgroup", False) and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("xdist's groups are not in the test ids: these versions do not fit (requirements.txt)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

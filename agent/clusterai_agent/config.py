@@ -10,6 +10,7 @@ from clusterai_agent.addresses import Address, is_loopback
 
 DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
 _PACKAGED_STATE, _PACKAGED_RUNTIME = Path("/var/lib/clusterai-agent"), Path("/run/clusterai-agent")
+_PACKAGED_GATE = Path("/var/lib/clusterai-gate")
 
 
 class BackEnd(Enum):
@@ -53,7 +54,14 @@ class StateSection:
     directory: Path = _PACKAGED_STATE
     compute_directory: Path = Path("/var/lib/clusterai-compute")
     scratch_directory: Path = Path("/var/lib/clusterai-dask")
+    gate_directory: Path | None = None  # default: /var/lib/clusterai-gate, or `gate` in another state directory
     runtime_directory: Path | None = None
+
+    @property
+    def gate(self) -> Path:
+        """Where what the gate's user may read lies."""
+        packaged = _PACKAGED_GATE if self.directory == _PACKAGED_STATE else self.directory / "gate"
+        return self.gate_directory or packaged
 
     @property
     def shown_in(self) -> Path:
@@ -100,6 +108,25 @@ class EnvironmentSection:
 
 
 @dataclass(frozen=True)
+class OllamaSection(Section):
+    """The Ollama of this machine. `enabled = false`: it is not looked at, and the server hears nothing of it.
+
+    An empty address, and no models directory: found by itself. `mirror_port` is where Ollama finds the server's copies.
+    """
+
+    enabled: bool = True
+    address: str = ""
+    models_directory: Path | None = None
+    mirror_port: int = 11445
+
+    def validate(self) -> None:
+        if self.address and ((parsed := Address.parse(self.address)) is None or not parsed.port):
+            self.reject("address", self.address, "must be HOST:PORT, an IPv6 address in brackets")
+        if not 1 <= self.mirror_port < 1 << 16:
+            self.reject("mirror_port", self.mirror_port, "must be 1 to 65535")
+
+
+@dataclass(frozen=True)
 class LogSection(Section):
     """How much the agent logs."""
 
@@ -120,6 +147,7 @@ class AgentConfig:
     units: UnitsSection = field(default_factory=UnitsSection)
     worker: WorkerSection = field(default_factory=WorkerSection)
     environment: EnvironmentSection = field(default_factory=EnvironmentSection)
+    ollama: OllamaSection = field(default_factory=OllamaSection)
     log: LogSection = field(default_factory=LogSection)
 
 

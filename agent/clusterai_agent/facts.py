@@ -1,6 +1,5 @@
 """What this machine is: hardware, system, Pythons, GPUs, addresses."""
 
-import hashlib
 import ipaddress
 import os
 import platform
@@ -13,13 +12,13 @@ from pathlib import Path
 import psutil
 
 from clusterai import __version__
+from clusterai.machine import own_machine_id
 from clusterai.v1.types_pb2 import NodeFacts, WorkerLimits
 from clusterai_agent.collectors.api import NoData
 from clusterai_agent.collectors.battery import read_battery
 from clusterai_agent.config import AgentConfig, WorkerSection
 from clusterai_agent.nvml import Nvml
 
-_SALT = b"clusterai machine id v1:"
 _TEXT_LIMIT = 200
 _ADDRESS_LIMIT = 32
 
@@ -29,7 +28,7 @@ def read_facts(config: AgentConfig, nvml: Nvml, pythons: Callable[[], Sequence[s
     memory = psutil.virtual_memory().total
     facts = NodeFacts(
         hostname=socket.gethostname()[:_TEXT_LIMIT],
-        machine_id=hashed_machine_id(_text("/etc/machine-id") or _text("/var/lib/dbus/machine-id")),
+        machine_id=own_machine_id(),
         boot_id=_text("/proc/sys/kernel/random/boot_id"),
         os_name=_os_name(),
         kernel_release=platform.release(),
@@ -69,11 +68,6 @@ def worker_limits(section: WorkerSection, memory_total_bytes: int) -> WorkerLimi
         thread_count=section.threads,
         memory_limit_bytes=int(memory_total_bytes * section.memory_fraction),
     )
-
-
-def hashed_machine_id(machine_id: str) -> str:
-    """Return what may leave this machine of its id: machine-id(5) asks never to send the id itself."""
-    return hashlib.sha256(_SALT + machine_id.encode()).hexdigest() if machine_id else ""
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -17,14 +17,15 @@ from clusterai.rpc import split_address
 from clusterai.tokens import JoinToken
 from clusterai.units import UnitsConfig, open_units
 from clusterai_agent.addresses import ENROLLMENT_PORT
+from clusterai_agent.certificates import remove_unit_certificates
 from clusterai_agent.config import AgentConfig, BackEnd
 from clusterai_agent.errors import NotJoined
 from clusterai_agent.facts import read_facts
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.joining import join_by_approval, join_with_token, keep, servers_to_try
 from clusterai_agent.logstreams import AGENT_UNIT
+from clusterai_agent.models.tunnel_units import Tunnels
 from clusterai_agent.nvml import Nvml
-from clusterai_agent.supervisor.dask_certificate import DaskCertificate
 from clusterai_agent.supervisor.workers import Workers
 from clusterai_agent.unitsconfig import units_config
 
@@ -96,7 +97,7 @@ async def _join(config: AgentConfig, server: str, token: JoinToken | None, name:
     else:
         place, enrolled = await join_by_approval(servers, name or suggest_node_id(facts.hostname), facts, _confirm)
     with acting_as_owner(home.directory):
-        DaskCertificate.at(config.state.compute_directory).remove()  # one of another cluster is of no use
+        remove_unit_certificates(config.state.compute_directory, config.state.gate)
         return keep(home, place, enrolled)
 
 
@@ -113,7 +114,7 @@ async def leave(config: AgentConfig, *, confirmed: bool) -> None:
         return
     await _stop_everything(config)
     with acting_as_owner(home.directory):
-        DaskCertificate.at(config.state.compute_directory).remove()
+        remove_unit_certificates(config.state.compute_directory, config.state.gate)
         home.forget()
     print(f"This machine has left. On the server run: clusteractl node remove {membership.node_id}")
 
@@ -210,11 +211,12 @@ async def _start(config: AgentConfig, options: JoinOptions) -> None:
 
 
 async def _stop_everything(config: AgentConfig) -> None:
-    """Stop agent and workers; the agent first, or it would bring the workers back."""
+    """Stop agent, workers and gate; the agent first, or it would bring the others back."""
     async with open_units(units_config(config)) as units:
         if config.units.back_end is BackEnd.SYSTEMD:
             await units.stop(AGENT_UNIT)
         await Workers(config.state.compute_directory / "workers", units).stop_all_but(())
+        await Tunnels(config.state.gate, units).stop()
 
 
 def _systemd() -> UnitsConfig:

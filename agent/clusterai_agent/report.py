@@ -12,7 +12,7 @@ from clusterai.errors import ClusterAIError
 from clusterai.files import load_json, write_atomic
 from clusterai.program import Notifier
 from clusterai.v1.node_pb2 import NodeStatus
-from clusterai.v1.types_pb2 import EnvironmentState, WorkerState
+from clusterai.v1.types_pb2 import EnvironmentState, OllamaStatus, PullState, ServiceState, WorkerState
 from clusterai_agent.config import StateSection
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,37 @@ def described(status: NodeStatus) -> dict[str, Any]:
             }
             for worker in status.workers
         ],
+        "ollama": _ollama(status.ollama) if status.HasField("ollama") else {},
     }
+
+
+def _ollama(status: OllamaStatus) -> dict[str, Any]:
+    return {
+        **_service(status),
+        "version": status.version,
+        "models": [
+            {"name": model.model, "size_bytes": model.size_bytes, "digest": model.digest.hex()}
+            for model in status.models
+        ],
+        "loaded": [loaded.model for loaded in status.loaded],
+        "pulls": [
+            {
+                "name": pull.model,
+                "state": PullState.Name(pull.state).removeprefix("PULL_STATE_").lower(),
+                "progress_ratio": round(pull.completed_bytes / pull.total_bytes, 3) if pull.total_bytes else 0.0,
+                "reason": pull.reason,
+                "hint": pull.hint,
+            }
+            for pull in status.pulls
+        ],
+        "gate": _service(status.gate) | {"port": status.gate.port},
+        "findings": list(status.findings),
+    }
+
+
+def _service(status: Any) -> dict[str, Any]:
+    state = ServiceState.Name(status.state).removeprefix("SERVICE_STATE_").lower()
+    return {"state": state, "reason": status.reason, "hint": status.hint}
 
 
 def status_line(facts: Mapping[str, Any]) -> str:

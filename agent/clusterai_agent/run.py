@@ -29,6 +29,7 @@ from clusterai_agent.errors import NotJoined
 from clusterai_agent.facts import read_facts, refresh
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.logstreams import LogStreams
+from clusterai_agent.models.keeper import ModelKeeper
 from clusterai_agent.nvml import Nvml
 from clusterai_agent.renewal import Renewer
 from clusterai_agent.report import Report
@@ -153,7 +154,7 @@ _LOSS = {
 
 
 class Service:
-    """All that one identity needs: its connection, its workers, its certificate's renewal."""
+    """All that one identity needs: its connection, its workers and models, its certificate's renewal."""
 
     def __init__(
         self, config: AgentConfig, machine: Machine, report: Report, home: Home, membership: Membership, nonce: str
@@ -164,8 +165,9 @@ class Service:
         self._sampler = Sampler(make_collectors(config.state.compute_directory, machine.nvml))
         limits = _limits(config, machine.facts)
         self._supervisor = Supervisor(config, limits, machine.units, self._server, self._observed)
+        self._models = ModelKeeper(config, machine.units, self._server, self._observed)
         whereabouts = Whereabouts(config.server.addresses, browse if config.server.discover else None)
-        reports = Reports(self._hello, self._sampler.sample, lambda: self._supervisor.status)
+        reports = Reports(self._hello, self._sampler.sample, self._status)
         logs = LogStreams(units_config(config))
         self._connection = Connection(home, membership, whereabouts, self._server, reports, self, logs, report)
         self._renewer = Renewer(home, self._connection, self._server)
@@ -174,17 +176,20 @@ class Service:
         """Serve until the daemon says to stay away (returned), or node.pem was replaced by a person (None)."""
         expires = self._connection.credentials.not_after.timestamp()
         self._report.identity(self._membership.node_id, self._membership.cluster_id, expires)
-        await self._supervisor.reconcile()  # so that the hello tells of workers that run already
+        await self._supervisor.reconcile()  # so that the hello tells of workers and models that are here already
+        await self._models.look()
         async with _background() as start:
             connected = start(self._connection.run(), "connection")
             replaced = start(self._identity_replaced(), "identity")
             start(self._supervisor.run(), "supervisor")
+            start(self._models.run(), "models")
             start(self._renewer.run(), "renewal")
             start(self._sampler.read_slow_ones(), "slow collectors")
             await asyncio.wait((connected, replaced), return_when=asyncio.FIRST_COMPLETED)
         ending = connected.result() if connected.done() and not connected.cancelled() else None
         if ending is not None:
             await self._supervisor.give_up(_LOSS[ending.reason])
+            await self._models.give_up()
         return ending
 
     def welcome_received(self, welcome: Welcome) -> None:
@@ -194,18 +199,27 @@ class Service:
             log.warning("this machine's clock is %+.0f s off the server's", skew)
 
     def spec_received(self, spec: NodeSpec) -> None:
-        """Hand the desired state to the supervisor."""
+        """Hand the desired state to those who make it so."""
         self._supervisor.want(spec)
+        self._models.want(spec)
 
     def renewal_asked(self) -> None:
         """Renew now."""
         self._renewer.ask()
 
     def _hello(self) -> Hello:
-        return Hello(facts=refresh(self._machine.facts), status=self._supervisor.status, session_nonce=self._nonce)
+        return Hello(facts=refresh(self._machine.facts), status=self._status(), session_nonce=self._nonce)
 
-    def _observed(self, status: NodeStatus) -> None:
-        self._report.node_status(status)
+    def _status(self) -> NodeStatus:
+        """All that was observed: of workers, and of models where they are watched."""
+        status = NodeStatus()
+        status.CopyFrom(self._supervisor.status)
+        if (ollama := self._models.status) is not None:
+            status.ollama.CopyFrom(ollama)
+        return status
+
+    def _observed(self) -> None:
+        self._report.node_status(self._status())
         self._connection.status_changed()
 
     async def _identity_replaced(self) -> None:

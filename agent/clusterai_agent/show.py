@@ -22,6 +22,7 @@ from clusterai_agent.report import read_status, status_line
 from clusterai_agent.sampling import Sampler, read_into
 
 _SAMPLE_SECONDS = 0.3  # rates need two readings
+_UNDER_WAY = ("building", "pulling")
 
 
 class NotRunning(ClusterAIError):
@@ -84,13 +85,27 @@ def _status_lines(facts: Mapping[str, Any]) -> list[str]:
     if environment.get("state", "unspecified") != "unspecified":
         lines.append(f"environment {environment['hash']}: {environment['state']}{_because(environment)}")
     lines += [f"worker {worker['name']}: {worker['state']}{_because(worker)}" for worker in facts.get("workers", [])]
+    lines += _ollama_lines(facts.get("ollama", {}))
     if expires := facts.get("certificate_expires_unix_seconds"):
         lines.append(f"certificate valid until {time.strftime('%F %T', time.localtime(expires))}")
     return lines
 
 
+def _ollama_lines(ollama: Mapping[str, Any]) -> list[str]:
+    if ollama.get("state", "absent") in ("absent", "unspecified"):
+        return []
+    lines = [f"ollama {ollama['version']}: {ollama['state']}{_because(ollama)}"]
+    lines += [f"  {finding}" for finding in ollama["findings"]]
+    if ollama["gate"]["state"] != "unspecified":
+        lines.append(f"gate on port {ollama['gate']['port']}: {ollama['gate']['state']}{_because(ollama['gate'])}")
+    for model in ollama["models"]:
+        loaded = ", loaded" if model["name"] in ollama["loaded"] else ""
+        lines.append(f"model {model['name']}: {model['size_bytes'] / 1e9:.1f} GB{loaded}")
+    return lines + [f"model {pull['name']}: {pull['state']}{_because(pull)}" for pull in ollama["pulls"]]
+
+
 def _because(shown: Mapping[str, Any]) -> str:
-    ratio = f" {shown['progress_ratio']:.0%}" if shown.get("progress_ratio") and shown["state"] == "building" else ""
+    ratio = f" {shown['progress_ratio']:.0%}" if shown.get("progress_ratio") and shown["state"] in _UNDER_WAY else ""
     reason = f" ({shown['reason']})" if shown.get("reason") else ""
     return ratio + reason + (f"; {shown['hint']}" if shown.get("hint") else "")
 

@@ -195,7 +195,17 @@ async def _enrollment(address: str, authority: FetchedCA) -> AsyncIterator[Any]:
         try:
             yield make_stub(channel)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, target) from error
+            raise _hinted(from_rpc_error(error, target), address) from error
+
+
+def _hinted(error: ClusterAIError, address: str) -> ClusterAIError:
+    """A server that showed its certificates a moment ago and now hangs up wants one of ours: the port of members."""
+    host, port = split_address(address, ENROLLMENT_PORT)
+    if not isinstance(error, Unreachable) or port == ENROLLMENT_PORT:
+        return error
+    right = f"{join_address(host, ENROLLMENT_PORT)}, or leave the port out"
+    fix = f"port {port} may be the one for members; joining has a port of its own: give {right}"
+    return Unreachable(join_address(host, port), "it hung up after its certificate was checked", fix)
 
 
 async def _offered_chain(host: str, port: int) -> tuple[bytes, ...]:

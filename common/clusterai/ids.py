@@ -34,6 +34,11 @@ def parse_operator_name(text: str) -> OperatorName:
     return OperatorName(_label("operator", text))
 
 
+def parse_key_name(text: str) -> str:
+    """Return the name of a key, or raise InvalidName."""
+    return _label("key", text)
+
+
 def parse_pool_name(text: str) -> PoolName:
     """Return the pool name, or raise InvalidName."""
     return PoolName(_label("pool", text))

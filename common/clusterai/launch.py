@@ -1,14 +1,11 @@
-"""Becomes a Dask scheduler or worker: checks its launch file, then exec's the environment's own Python.
+"""Becomes a Dask scheduler or worker, or a tunnel: checks the launch file, then exec's the program.
 
-Run by the units as `python3 -I -m clusterai.launch --kind worker|scheduler SPEC.json`. The process keeps its id, so
-the unit's main process is Dask's own.
+Run by the units as `python3 -I -m clusterai.launch --kind worker|scheduler|gate|mirror SPEC.json`. The process keeps
+its id, so the unit's main process is the program's own.
 """
 
 import argparse
 import ctypes
-import dataclasses
-import ipaddress
-import json
 import math
 import os
 import re
@@ -17,18 +14,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_type_hints
-from urllib.parse import urlsplit
 
-from clusterai.errors import ClusterAIError, Status
 from clusterai.files import BadFile, read_limited
+from clusterai.launch_spec import BadLaunch, Launch, bracketed, is_address, is_host
+from clusterai.tunnels import GateLaunch, MirrorLaunch
+
+__all__ = ["KINDS", "BadLaunch", "Launch", "SchedulerLaunch", "WorkerLaunch", "load", "main"]
 
 _SPEC_LIMIT = 1 << 16
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?")
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _DEVICES = re.compile(r"[A-Za-z0-9/,_-]{0,1000}")
 _DEATH_SECONDS = 60  # without a scheduler the worker ends and its unit starts it again
+_BOARD_PREFIX = "dask"  # the path under which the gateway shows it; "/" leads there too
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 # What Dask's nanny would set; with --no-nanny nobody else does. It has to be there before Python starts.
@@ -44,52 +42,24 @@ _SETTINGS = {
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "DASK_SCHEDULER_ADDRESS")
 
 
-class BadLaunch(ClusterAIError):
-    code, status = "bad-launch", Status.USAGE
-    message = "launch file{where}: {key}: {reason}"
-    hint = "the agent or the daemon writes this file; restart it (`systemctl restart clusterai-agent` or `clusteraid`)"
+class _DaskLaunch(Launch):
+    """What both of Dask's programs need."""
 
-    def __init__(self, key: str, reason: str, where: str = "") -> None:
-        self.key, self.reason = key, reason
-        super().__init__(key=key, reason=reason, where=where and f" {where}")
+    environment: Path
 
+    def check_presence(self) -> None:
+        """Refuse when the environment is not built, or a file cannot be read."""
+        python = self.environment / "bin/python"
+        self.require(os.access(python, os.X_OK), "environment", f"{python} is not there; it may not be built yet")
+        self.require_readable("certificate", "ca", "preload")
 
-class _Launch:
-    """What both kinds share: JSON with exactly the fields of the class."""
-
-    def to_json(self) -> str:
-        """Return the launch file's text; the same launch always gives the same text."""
-        return json.dumps(dataclasses.asdict(self), default=str, indent=1, sort_keys=True) + "\n"  # type: ignore[call-overload]
-
-    @classmethod
-    def parse(cls, text: str | bytes) -> Self:
-        """Return the launch of a file's text.
-
-        Raises:
-            BadLaunch: not JSON, a field too many or too few, or a value that Dask must not be given.
-        """
-        try:
-            table = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadLaunch("(file)", f"not JSON: {error}") from error
-        if not isinstance(table, dict):
-            raise BadLaunch("(file)", "not a JSON object")
-        launch = cls(**_fields(cls, table))
-        launch.check()
-        return launch
-
-    def check(self) -> None:
-        """Refuse values that make no sense."""
-        raise NotImplementedError
-
-    def require(self, good: object, key: str, reason: str) -> None:
-        """Refuse the field unless good."""
-        if not good:
-            raise BadLaunch(key, reason)
+    def defaults(self) -> dict[str, str]:
+        """Return the environment variables that the unit's own go before."""
+        return _NANNY_VARIABLES
 
 
 @dataclass(frozen=True)
-class WorkerLaunch(_Launch):
+class WorkerLaunch(_DaskLaunch):
     """One Dask worker without a nanny. The addresses are `tls://HOST:PORT` and a bare host to listen on."""
 
     name: str
@@ -111,16 +81,20 @@ class WorkerLaunch(_Launch):
         self.require(1 <= self.thread_count <= 4096, "thread_count", "must be 1 to 4096")
         self.require(1 << 20 <= self.memory_limit_bytes < 1 << 60, "memory_limit_bytes", "must be 1 MiB or more")
         self.require(_is_tls_address(self.scheduler_address), "scheduler_address", "must be tls://HOST:PORT")
-        self.require(not self.contact_address or _is_host(self.contact_address), "contact_address", "not a host")
+        self.require(not self.contact_address or is_host(self.contact_address), "contact_address", "not a host")
         self.require(_DEVICES.fullmatch(self.cuda_visible_devices), "cuda_visible_devices", "not a list of devices")
         for name, amount in self.resources.items():
             self.require(_RESOURCE.fullmatch(name), "resources", f"{name[:80]!r} is not a name")
             self.require(math.isfinite(amount) and amount > 0, "resources", f"{name}: {amount} is not an amount")
-        _check_paths(self)
+        self.check_paths()
+
+    def prepare(self) -> None:
+        """Make the scratch directory."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
 
     def command(self) -> list[str]:
         """Return the command that is exec'ed."""
-        host = ["--host", _bracketed(self.contact_address)] if self.contact_address else []
+        host = ["--host", bracketed(self.contact_address)] if self.contact_address else []
         given = " ".join(f"{name}={amount!r}" for name, amount in sorted(self.resources.items()))
         return [
             *_python(self.environment, "dask_worker"),
@@ -141,7 +115,7 @@ class WorkerLaunch(_Launch):
 
 
 @dataclass(frozen=True)
-class SchedulerLaunch(_Launch):
+class SchedulerLaunch(_DaskLaunch):
     """The Dask scheduler of a pool. An empty host listens on all addresses; the dashboard's is `HOST:PORT`."""
 
     pool: str
@@ -157,21 +131,22 @@ class SchedulerLaunch(_Launch):
     def check(self) -> None:
         """Refuse values that make no sense."""
         self.require(_NAME.fullmatch(self.pool), "pool", "not a pool's name")
-        self.require(not self.host or _is_host(self.host), "host", "not a host")
+        self.require(not self.host or is_host(self.host), "host", "not a host")
         self.require(0 <= self.port < 1 << 16, "port", "must be 0 to 65535")
         self.require(
-            not self.dashboard_address or _is_address(self.dashboard_address), "dashboard_address", "must be HOST:PORT"
+            not self.dashboard_address or is_address(self.dashboard_address), "dashboard_address", "must be HOST:PORT"
         )
         fits = len(os.fsencode(self.control_socket)) < 108  # unix(7)
         self.require(fits, "control_socket", "longer than the 107 bytes that a socket's path may have")
-        _check_paths(self)
+        self.check_paths()
 
     def command(self) -> list[str]:
         """Return the command that is exec'ed."""
-        board = ["--dashboard-address", self.dashboard_address] if self.dashboard_address else ["--no-dashboard"]
+        served = ("--dashboard-address", self.dashboard_address, "--dashboard-prefix", _BOARD_PREFIX)
+        board = served if self.dashboard_address else ("--no-dashboard",)
         return [
             *_python(self.environment, "dask_scheduler"),
-            *("--host", f"tls://{_bracketed(self.host)}", "--port", str(self.port), "--protocol", "tls"),
+            *("--host", f"tls://{bracketed(self.host)}", "--port", str(self.port), "--protocol", "tls"),
             *board,
             *_tls(self.certificate, self.ca, self.preload),
             *("--preload", str(self.control_preload)),
@@ -188,65 +163,8 @@ class SchedulerLaunch(_Launch):
         return _SETTINGS | scratch | {"CLUSTERAI_CONTROL_SOCKET": str(self.control_socket)}
 
 
-def _fields(cls: type, table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table's values as the class's types; raise BadLaunch for any that does not fit."""
-    types = get_type_hints(cls)
-    for key in sorted(table.keys() - types.keys()):
-        raise BadLaunch(key[:80], "unknown field")
-    for key in sorted(types.keys() - table.keys()):
-        raise BadLaunch(key, "is missing")
-    return {key: _value(types[key], value, key) for key, value in table.items()}
-
-
-def _value(kind: Any, value: Any, key: str) -> Any:
-    if isinstance(value, str) and not value.isprintable():
-        raise BadLaunch(key, "holds characters that cannot be printed")
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    if kind in (str, int) and type(value) is kind:
-        return value
-    if kind == Mapping[str, float] and isinstance(value, dict):
-        return {name: _amount(amount, key) for name, amount in value.items()}
-    raise BadLaunch(key, f"must be {getattr(kind, '__name__', kind)}, not {type(value).__name__}")
-
-
-def _amount(value: Any, key: str) -> float:
-    if type(value) not in (int, float):
-        raise BadLaunch(key, "amounts must be numbers")
-    return float(value)
-
-
-def _check_paths(launch: WorkerLaunch | SchedulerLaunch) -> None:
-    for field in dataclasses.fields(launch):
-        path = getattr(launch, field.name)
-        if isinstance(path, Path) and (not path.is_absolute() or ".." in path.parts):
-            raise BadLaunch(field.name, f"{path} must be an absolute path without ..")
-
-
 def _is_tls_address(text: str) -> bool:
-    return text.startswith("tls://") and _is_address(text.removeprefix("tls://"))
-
-
-def _is_address(text: str) -> bool:
-    """Whether it is HOST:PORT and nothing else."""
-    try:
-        parts = urlsplit(f"//{text}")
-        plain = parts.netloc == text and "@" not in text
-        return bool(plain and parts.hostname and parts.port is not None and _is_host(parts.hostname))
-    except ValueError:
-        return False
-
-
-def _is_host(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return _HOST.fullmatch(text) is not None
-    return True
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return text.startswith("tls://") and is_address(text.removeprefix("tls://"))
 
 
 def _python(environment: Path, program: str) -> list[str]:
@@ -261,31 +179,28 @@ def _tls(certificate: Path, ca: Path, preload: Path) -> list[str]:
     ]
 
 
-KINDS: dict[str, type[WorkerLaunch] | type[SchedulerLaunch]] = {"scheduler": SchedulerLaunch, "worker": WorkerLaunch}
+KINDS: dict[str, type[Launch]] = {
+    "gate": GateLaunch,
+    "mirror": MirrorLaunch,
+    "scheduler": SchedulerLaunch,
+    "worker": WorkerLaunch,
+}
 
 
-def load(kind: str, spec: Path) -> WorkerLaunch | SchedulerLaunch:
+def load(kind: str, spec: Path) -> Launch:
     """Return the launch of a file, checked, and everything there that it names.
 
     Raises:
         BadFile: unreadable.
-        BadLaunch: see `parse`; or the environment, the certificate or the CA is not there.
+        BadLaunch: see `parse`; or something that it names is not there.
     """
     text = read_limited(spec, _SPEC_LIMIT)
     try:
         launch = KINDS[kind].parse(text)
-        _check_presence(launch)
+        launch.check_presence()
     except BadLaunch as error:
         raise BadLaunch(error.key, error.reason, str(spec)) from error
     return launch
-
-
-def _check_presence(launch: WorkerLaunch | SchedulerLaunch) -> None:
-    python = launch.environment / "bin/python"
-    launch.require(os.access(python, os.X_OK), "environment", f"{python} is not there; it may not be built yet")
-    for key in ("certificate", "ca", "preload"):
-        path = getattr(launch, key)
-        launch.require(os.access(path, os.R_OK), key, f"{path} cannot be read by user {os.geteuid()}")
 
 
 def _die_with(parent: int) -> None:
@@ -296,7 +211,7 @@ def _die_with(parent: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Become the Dask process; return an exit code only when that is impossible."""
+    """Become the program; return an exit code only when that is impossible."""
     parser = argparse.ArgumentParser(prog="clusterai.launch", description=__doc__.partition("\n")[0])
     parser.add_argument("--kind", choices=sorted(KINDS), required=True)
     parser.add_argument("--die-with", type=int, metavar="PID", default=0, help="the parent to die with")
@@ -311,17 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clusterai.launch: {error}\n  {error.advice}", file=sys.stderr)
         return error.status.exit_code
     except OSError as error:
-        print(f"clusterai.launch: cannot start {launch.environment}: {error}", file=sys.stderr)
+        print(f"clusterai.launch: cannot start what {options.spec} describes: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _become(launch: WorkerLaunch | SchedulerLaunch) -> None:
-    if isinstance(launch, WorkerLaunch):
-        launch.scratch.mkdir(parents=True, exist_ok=True)
+def _become(launch: Launch) -> None:
+    launch.prepare()
     kept = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
     command = launch.command()
-    os.execve(command[0], command, _NANNY_VARIABLES | kept | launch.variables())  # noqa: S606
+    os.execve(command[0], command, launch.defaults() | kept | launch.variables())  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -18,8 +18,8 @@ from clusterai.credentials import chain_pem, renewal_due
 from clusterai.errors import BadRequest
 
 __all__ = [
-    "CertificateAuthority", "Issued", "PrivateKey", "certificate_expiry", "chain_pem", "key_pem", "new_csr", "new_key",
-    "renewal_due", "serial_of", "spki_sha256_of",
+    "CertificateAuthority", "Issued", "PrivateKey", "certificate_expiry", "chain_pem", "check_pair", "hosts_of",
+    "key_pem", "new_csr", "new_key", "renewal_due", "serial_of", "spki_sha256_of",
 ]
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -235,3 +235,26 @@ def _validity(certificate: Any) -> tuple[datetime, datetime]:
     if hasattr(certificate, "not_valid_after_utc"):
         return certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return certificate.not_valid_before.replace(tzinfo=UTC), certificate.not_valid_after.replace(tzinfo=UTC)
+
+
+def hosts_of(certificate_pem: bytes) -> set[str]:
+    """Return the DNS names and addresses of the first certificate of the PEM text."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    found: list[str] = names.get_values_for_type(x509.DNSName)
+    return {*found, *map(str, names.get_values_for_type(x509.IPAddress))}
+
+
+def check_pair(chain_pem: bytes, key_pem: bytes) -> datetime:
+    """Return when the chain's first certificate ends, in UTC; raise ValueError when the key is not its key."""
+    try:
+        key = serialization.load_pem_private_key(key_pem, None)
+        certificate = x509.load_pem_x509_certificate(chain_pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key has a passphrase
+        raise ValueError("not a PEM certificate and its key without a passphrase") from error
+    if _spki(key.public_key()) != _spki(certificate.public_key()):
+        raise ValueError("the key is not the certificate's key")
+    return _validity(certificate)[1]

@@ -7,10 +7,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from clusterai.errors import ClusterAIError
 
+Result = TypeVar("Result")
 INTERRUPTED = 130
 
 
@@ -74,13 +75,40 @@ def stop_requested() -> asyncio.Event:
     return stop
 
 
+def run_interruptible(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end; Ctrl-C cancels it and comes out as KeyboardInterrupt, a second one ends the process.
+
+    `asyncio.run` alone looks for signals between two bytecodes. One that comes just before the loop waits for events,
+    or that the kernel gives to another thread, would wake nobody; the loop's own handler has a pipe that wakes it.
+    """
+    interrupted = False
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # an end that hangs can be ended still
+            task.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+
 def run_program(main: Callable[[], Coroutine[Any, Any, int | None]], name: str) -> int:
     """Run the program and return its exit code: what `main` returned, or the code of the error that ended it.
 
     A known error is shown as a sentence and a hint; only an unknown one as a traceback.
     """
     try:
-        return asyncio.run(main()) or 0
+        return run_interruptible(main()) or 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  the exit boundary

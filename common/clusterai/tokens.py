@@ -28,13 +28,12 @@ class JoinToken:
     secret: str = field(repr=False)
 
     def __str__(self) -> str:
-        return f"cai1.{_base32(self.ca_sha256)}.{self.token_id}.{self.secret}"
+        return f"cai1.{base32(self.ca_sha256)}.{self.token_id}.{self.secret}"
 
     @classmethod
     def new(cls, ca_sha256: bytes) -> "JoinToken":
         """Make a token with a random id and secret."""
-        token_id = "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARACTERS))
-        return cls(ca_sha256, token_id, _base32(secrets.token_bytes(_SECRET_BYTES)))
+        return cls(ca_sha256, random_id(), random_secret())
 
     @classmethod
     def parse(cls, text: str) -> "JoinToken":
@@ -52,7 +51,18 @@ def secret_hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _base32(data: bytes) -> str:
+def random_id() -> str:
+    """Return a new id of a secret: it names it in lists and logs."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARACTERS))
+
+
+def random_secret() -> str:
+    """Return 128 random bits in base32."""
+    return base32(secrets.token_bytes(_SECRET_BYTES))
+
+
+def base32(data: bytes) -> str:
+    """Return the bytes in base32, lower case, without padding."""
     return base64.b32encode(data).decode().rstrip("=").lower()
 
 

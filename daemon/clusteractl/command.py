@@ -1,6 +1,5 @@
 """What all commands share: the options, the help with examples, and what they are given to work with."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -65,7 +64,9 @@ class Ctl:
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine to its end; Ctrl-C cancels it and comes out as KeyboardInterrupt."""
-        return asyncio.run(work)
+        from clusterai.program import run_interruptible
+
+        return run_interruptible(work)
 
 
 class CtlCommand(click.Command):

@@ -69,3 +69,45 @@ class OtherEnvironment(ClusterAIError):
     code, status = "other-environment", Status.CONFLICT
     message = "{path} holds another environment: {difference}"
     hint = "give another path, or remove it first: rm -r {path}"
+
+
+class NoSuchModel(ClusterAIError):
+    code, status = "no-such-model", Status.NOT_FOUND
+    message = "there is no model {model!r} in the cluster"
+    hint = "see `clusteractl model list`; fetch it with: clusteractl model pull {model}"
+
+
+class FitsNowhere(ClusterAIError):
+    code, status = "fits-nowhere", Status.FAILED
+    message = "no node can take {model}"
+    hint = "see what fits with: clusteractl model catalog --fits; and which nodes there are with: clusteractl node list"
+
+
+class PullFailed(ClusterAIError):
+    code, status = "pull-failed", Status.FAILED
+    message = "the pull of {model} has not come to its end: {reason}"
+    hint = "nodes try again by themselves; see: clusteractl model list {model}"
+
+
+class WhichNodes(ClusterAIError):
+    code, status = "which-nodes", Status.USAGE
+    message = "--node, --gpu and --replicas exclude each other"
+    hint = "give one of them: --node tower --node nas, --gpu, or --replicas 2"
+
+
+class DashboardOnly(ClusterAIError):
+    code, status = "dashboard-only", Status.USAGE
+    message = "a key of the dashboard opens no models"
+    hint = "make two keys, one with --dashboard and one with --model {model}"
+
+
+class TwoNames(ClusterAIError):
+    code, status = "two-names", Status.USAGE
+    message = "the key has two names, {first!r} and {second!r}"
+    hint = "give one of them"
+
+
+class NoAuthority(ClusterAIError):
+    code, status = "no-authority", Status.FAILED
+    message = "the server does not tell its certificate authority"
+    hint = "it is older than this command: compare with `clusteractl version`"

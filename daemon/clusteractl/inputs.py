@@ -1,4 +1,4 @@
-"""Values on the command line: spans of time, tokens, names of units."""
+"""Values on the command line: spans of time, rates, names of models, tokens, names of units."""
 
 import re
 import sys
@@ -9,9 +9,12 @@ import click
 
 from clusteractl.errors import MissingInput
 from clusterai.files import read_limited
+from clusterai.ids import parse_node_id
 from clusterai.tokens import JoinToken
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_RATES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_LEAST_RATE, _MOST_RATE = 1 << 10, 1 << 40
 _TOKEN_LIMIT = 4096
 
 
@@ -30,7 +33,45 @@ class SpanType(click.ParamType):
         return float(int(match[1]) * _UNITS[match[2]])
 
 
-SPAN = SpanType()
+class RateType(click.ParamType):
+    """Bytes per second as `50M`, `1G`, `512K` or a number, in powers of 1024 as curl and nginx read them."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes per second."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,13})([KMG]?)", str(value).strip().upper())
+        rate = int(match[1]) * _RATES[match[2]] if match else 0
+        if not _LEAST_RATE <= rate <= _MOST_RATE:
+            self.fail(f"{str(value)[:40]!r} is not a rate; write 50M or 1G, bytes per second from 1K on", param, ctx)
+        return rate
+
+
+class ModelType(click.ParamType):
+    """A model's name; becomes the one way in which the cluster writes it."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the normalised name; raise BadModelName."""
+        from clusterai.models import normalised
+
+        return normalised(str(value))
+
+
+class NodeType(click.ParamType):
+    """A node's name."""
+
+    name = "node"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the name; raise InvalidName."""
+        return parse_node_id(str(value))
+
+
+SPAN, RATE, MODEL, NODE = SpanType(), RateType(), ModelType(), NodeType()
 
 
 def read_token(path: str | None, *, asks: bool) -> JoinToken:

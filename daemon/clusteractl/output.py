@@ -3,6 +3,7 @@
 import json
 import shutil
 import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -12,6 +13,7 @@ from clusteractl.words import printable
 
 Block = str | Table
 _PLAIN_WIDTH = 80
+_SECOND = "\0"  # stands for the second column of a wide character
 
 
 class ReaderLeft(Exception):
@@ -80,10 +82,18 @@ def printable_lines(text: str) -> list[str]:
 def paragraph(text: str, *, indent: str = "", first: str | None = None, width: int = _PLAIN_WIDTH) -> str:
     """Return the text as lines that fit, each with the indent, the first with its own."""
     start = indent if first is None else first
+    shown = _doubled(printable(text))
     wrapped = textwrap.fill(
-        printable(text), width, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
+        shown, width - (_SECOND in shown), initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
     )
-    return wrapped or start.rstrip()
+    return wrapped.replace(_SECOND, "") or start.rstrip()
+
+
+def _doubled(text: str) -> str:
+    """Mark the second column of wide characters: textwrap counts characters, a terminal columns."""
+    if text.isascii():
+        return text
+    return "".join(one + _SECOND if unicodedata.east_asian_width(one) in "WF" else one for one in text)
 
 
 def terminal_width() -> int:

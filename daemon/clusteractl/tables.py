@@ -7,9 +7,11 @@ from clusteractl.words import printable
 
 _GREEN, _RED, _YELLOW, _CYAN = 32, 31, 33, 36
 STATE_COLOURS = {
-    **dict.fromkeys(("ready", "registered", "running", "active", "ok", "usable"), _GREEN),
+    **dict.fromkeys(("ready", "registered", "running", "active", "ok", "usable", "loaded"), _GREEN),
     **dict.fromkeys(("pending", "draining", "drained", "held", "starting", "activating"), _CYAN),
+    **dict.fromkeys(("waiting", "verifying"), _CYAN),
     **dict.fromkeys(("suspect", "incompatible", "warning", "resting", "not installed"), _YELLOW),
+    **dict.fromkeys(("missing", "differs", "unusable"), _YELLOW),
     **dict.fromkeys(("offline", "failed", "revoked", "expired"), _RED),
 }
 _GAP = 2

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from zeroconf import Error as ZeroconfError
 from zeroconf import InterfaceChoice, IPVersion, ServiceInfo
@@ -15,6 +16,8 @@ from clusteraid.status import Problems
 
 log = logging.getLogger(__name__)
 SERVICE_TYPE = "_clusterai._tcp.local."
+HTTPS_TYPE = "_https._tcp.local."
+_AVAHI = Path("/run/avahi-daemon/socket")
 _WIRE_VERSION = "1"
 _SECONDS = 5.0
 _FIX = "nodes find the server with `clusterai-agent join --server HOST`, and remember it"
@@ -28,16 +31,33 @@ class Announcement:
     hosts: Sequence[str]
     port: int
     enrollment_port: int
+    https_port: int = 0  # of the gateway's pages; 0: there is no gateway here
+    host_name_is_taken: bool = False  # another responder on this machine already answers for HOSTNAME.local
 
-    def service(self) -> ServiceInfo:
-        """Return it as a DNS-SD service."""
+    def services(self) -> tuple[ServiceInfo, ...]:
+        """Return what is announced as DNS-SD services, the daemon's own first."""
         addresses = [packed for host in self.hosts if (packed := _packed(host))]
         machine = socket.gethostname().partition(".")[0][:40]
-        return ServiceInfo(
+        unique = f"{machine}-{self.cluster_id}.local."
+        own = ServiceInfo(
             SERVICE_TYPE, f"{machine}-{self.cluster_id}.{SERVICE_TYPE}", addresses=addresses, port=self.port,
             properties={"cluster": self.cluster_id, "enroll": str(self.enrollment_port), "v": _WIRE_VERSION},
-            server=f"{machine}-{self.cluster_id}.local.",
+            server=unique,
         )
+        if not self.https_port:
+            return (own,)
+        pages = ServiceInfo(
+            HTTPS_TYPE, f"Cluster AI on {machine}.{HTTPS_TYPE}", addresses=addresses, port=self.https_port,
+            properties={"path": "/"}, server=unique if self.host_name_is_taken else f"{machine}.local.",
+        )
+        return own, pages
+
+
+def avahi_answers() -> bool:
+    """Whether Avahi runs here. It answers for HOSTNAME.local with the addresses of each interface apart: a second
+    answer would look like a conflict, and Avahi would give itself another name.
+    """
+    return _AVAHI.exists()
 
 
 class Announcer:
@@ -53,7 +73,7 @@ class Announcer:
         """Announce until the end of the block; withdraw then."""
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._announce(announcement.service())
+                await self._announce(announcement.services())
         except (OSError, ZeroconfError, TimeoutError) as error:
             self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
             log.warning("not announced by multicast DNS: %s", error)
@@ -69,11 +89,12 @@ class Announcer:
         info = AsyncServiceInfo(SERVICE_TYPE, self._service.name)
         return bool(await info.async_request(self._zeroconf.zeroconf, 1500))
 
-    async def _announce(self, service: ServiceInfo) -> None:
+    async def _announce(self, services: Sequence[ServiceInfo]) -> None:
         self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
-        registered = await self._zeroconf.async_register_service(service, allow_name_change=True)
-        await registered
-        self._service = service
+        for service in services:
+            registered = await self._zeroconf.async_register_service(service, allow_name_change=True)
+            await registered
+        self._service = services[0]
 
     async def _withdraw(self) -> None:
         if self._zeroconf is not None:

@@ -2,17 +2,18 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from clusterai.approval import NONCE_BYTES, approval_code, commitment, new_nonce
 from clusterai.errors import BadRequest, ClusterAIError, Status
 from clusterai.ids import NodeId, parse_node_id
-from clusteraid.attempts import Attempts
+from clusteraid.attempts import Attempts, source_of
 from clusteraid.enrollment import Admission, Enrollment, Grant
 from clusteraid.ports import EventLog
 
-_WAITING_LIMIT, _WAITING_FROM_ONE_ADDRESS = 32, 4
+_ROUND_LIMIT, _ROUNDS_FROM_ONE_ADDRESS = 32, 4
 
 
 class ApprovalsFull(ClusterAIError):
@@ -78,29 +79,42 @@ class Approvals:
     ) -> None:
         self._enrollment, self._attempts, self._events = enrollment, attempts, events
         self._ca_sha256, self._clock, self._lifetime = ca_sha256, clock, lifetime_seconds
+        self._rounds: list[str] = []  # where each came from
         self._waiting: list[Waiting] = []
 
     def waiting(self) -> tuple[Waiting, ...]:
         """Return the requests that have a code, oldest first."""
         return tuple(entry for entry in self._waiting if entry.code)
 
-    async def open(self, node_commitment: bytes, admission: Admission) -> Waiting:
-        """Begin a round: keep the node's commitment and draw the server's nonce. `close` must follow.
+    @contextmanager
+    def round(self, address: str) -> Iterator[None]:
+        """Give a round its place from its first moment: one that never says anything takes up room too.
 
         Raises:
             TooManyAttempts, ApprovalsFull: too many at once.
+        """
+        self._attempts.check(address)
+        self._attempts.count(address)
+        source = source_of(address)
+        if len(self._rounds) >= _ROUND_LIMIT or self._rounds.count(source) >= _ROUNDS_FROM_ONE_ADDRESS:
+            raise ApprovalsFull(count=len(self._rounds))
+        self._rounds.append(source)
+        try:
+            yield
+        finally:
+            self._rounds.remove(source)
+
+    async def open(self, node_commitment: bytes, admission: Admission) -> Waiting:
+        """Begin, within `round`: keep the node's commitment and draw the server's nonce. `close` must follow.
+
+        Raises:
             InvalidName, NameTaken, ClockSkewed: as at any enrolment.
         """
-        self._attempts.check(admission.address)
-        self._attempts.count(admission.address)
         name = parse_node_id(admission.name)
         if len(node_commitment) != len(commitment(b"")):
             raise BadRequest(what="commitment", reason="not a SHA-256")
         self._enrollment.check_clock(admission.clock)
         await self._enrollment.check_free(name)
-        same_address = sum(entry.admission.address == admission.address for entry in self._waiting)
-        if len(self._waiting) >= _WAITING_LIMIT or same_address >= _WAITING_FROM_ONE_ADDRESS:
-            raise ApprovalsFull(count=len(self._waiting))
         entry = Waiting(name, admission, node_commitment, self._clock())
         self._waiting.append(entry)
         return entry

@@ -24,7 +24,7 @@ class Attempts:
 
     def check(self, address: str) -> None:
         """Raise TooManyAttempts when the address has used up its attempts for now."""
-        times = self._times.get(_source(address), deque())
+        times = self._times.get(source_of(address), deque())
         while times and times[0] <= self._clock() - self._window:
             times.popleft()
         if len(times) >= self._limit:
@@ -32,7 +32,7 @@ class Attempts:
 
     def count(self, address: str) -> None:
         """Count one attempt."""
-        source = _source(address)
+        source = source_of(address)
         times = self._times.pop(source, deque(maxlen=self._limit))
         times.append(self._clock())
         self._times[source] = times
@@ -40,7 +40,7 @@ class Attempts:
             del self._times[next(iter(self._times))]  # the one that tried longest ago
 
 
-def _source(address: str) -> str:
+def source_of(address: str) -> str:
     """What one party controls: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address)

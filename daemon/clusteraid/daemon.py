@@ -12,13 +12,16 @@ from typing import Any
 from clusterai.files import CannotWrite, write_atomic
 from clusterai.ids import PoolName
 from clusterai.logs import configure_logs
+from clusterai.machine import own_machine_id
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.rpc import join_address
 from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+from clusterai.v1.key_pb2_grpc import add_KeyServiceServicer_to_server
 from clusterai.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+from clusterai.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
@@ -26,16 +29,24 @@ from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
 from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from clusteraid.addresses import Reach, host_from_here, own_hosts
-from clusteraid.announce import Announcement, Announcer
+from clusteraid.announce import Announcement, Announcer, avahi_answers
 from clusteraid.authority import Authority
 from clusteraid.checks import CheckedParts, Checks
 from clusteraid.config import DaemonConfig, load_config
 from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
+from clusteraid.gateway.gateway import Gateway, GatewayParts
+from clusteraid.gateway.served import Served
+from clusteraid.gateway.status import GatewayStatus
 from clusteraid.holds import Holds
-from clusteraid.local_node import LocalNode
+from clusteraid.local_node import LocalNode, is_own
 from clusteraid.machine_units import MachineUnits
+from clusteraid.models.catalogue import CatalogueFile
+from clusteraid.models.desires import DesiredModels
+from clusteraid.models.live import LiveModels
+from clusteraid.models.models import Models
+from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
 from clusteraid.pools import Pool
@@ -44,7 +55,9 @@ from clusteraid.removal import Removal
 from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
+from clusteraid.servicers.key import KeyServicer
 from clusteraid.servicers.log import LogServicer
+from clusteraid.servicers.model import ModelServicer
 from clusteraid.servicers.node import NodeServicer
 from clusteraid.servicers.node_admin import NodeAdminServicer
 from clusteraid.servicers.operator import OperatorServicer
@@ -56,6 +69,7 @@ from clusteraid.sessions import Sessions
 from clusteraid.status import AboutServer, Problems, StatusReport
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
+from clusteraid.store_models import ModelStore
 from clusteraid.store_nodes import NodeStore
 from clusteraid.views import Views
 
@@ -116,6 +130,7 @@ class Daemon:
         self.units = MachineUnits(units, PoolName(config.pool.name))
         self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
         self.file = file
+        self.is_own = partial(is_own, machine_id=own_machine_id())
 
     async def load(self) -> None:
         """Read what the store knows, and build what depends on it."""
@@ -130,10 +145,30 @@ class Daemon:
         self.holds = Holds(self.nodes, self.pool)
         self.views = Views(self.nodes, self.pool, self.plan.environment)
         await self.nodes.load()
+        await self._load_models()
+        self.gateway = Gateway(
+            GatewayParts(
+                self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
+                self.entrance.revocations, self.reach, self.problems, self.is_own, self.inventory.copy_limit,
+            )
+        )
+        await self.gateway.load()
         self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
         self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
+
+    async def _load_models(self) -> None:
+        config, desired = self.config, DesiredModels(ModelStore(self.store))
+        await desired.load()
+        catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
+        self.reloader.on_reloaded(lambda _: catalogue.reload())
+        specs = SpecMaker(config.models, config.gateway)
+        has_mirror = self.config.gateway.directory.is_dir
+        self.inventory = LiveModels(self.nodes, desired, specs, self.is_own, has_mirror, catalogue.size_of)
+        status = GatewayStatus(config.gateway.status_port)
+        self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, status)
+        self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start the background work, open the doors, and run until asked to stop."""
@@ -154,6 +189,7 @@ class Daemon:
             self.notifier.ready(self.report.line())
             await stop.wait()
             self.notifier.stopping()
+            self.gateway.freeze()
             await self.sessions.shut_down()
 
     async def close(self) -> None:
@@ -166,18 +202,21 @@ class Daemon:
         hangup = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         about = AboutServer(
-            self.authority.cluster_id, self.authority.ca_sha256, str(self.file or ""), self.reach
+            self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
-        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
+        served = Served(self.gateway.urls, self.control, self.inventory)
+        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems, served.status)
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
+            "models": self.inventory.keep_current(),
             "events": self.events.keep_saving(),
             "facts": self.nodes.keep_saving_facts(),
             "certificate": self.entrance.certificate.keep_fresh(),
             "status": self.report.keep_telling(self.notifier),
             "reload": self.reloader.keep_reloading(hangup),
             "watchdog": feed_watchdog(self.notifier),
+            **self.gateway.work(),
         }
         for name, coroutine in work.items():
             tasks.create_task(coroutine, name=name)
@@ -214,7 +253,9 @@ class Daemon:
             (add_ClusterServiceServicer_to_server, ClusterServicer(self.report, self._checks(), entrance.approvals)),
             (add_EventServiceServicer_to_server, EventServicer(self.events)),
             (add_WorkerServiceServicer_to_server, worker),
+            (add_KeyServiceServicer_to_server, KeyServicer(self.gateway.keys, self.gateway.urls)),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
+            (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
             (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
             (
                 add_OperatorServiceServicer_to_server,
@@ -228,7 +269,8 @@ class Daemon:
             CheckedParts(
                 self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
                 self.pool, self.plan, self.problems, self.announcer.check,
-            )
+            ),
+            self.gateway.checks(),
         )
 
     def _scheduler_address(self) -> str:
@@ -238,8 +280,10 @@ class Daemon:
         return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)
 
     def _announcement(self) -> Announcement:
-        reach = self.reach
-        return Announcement(self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port)
+        reach, pages = self.reach, self.config.gateway.https_port if self.gateway.installed else 0
+        return Announcement(
+            self.authority.cluster_id, reach.hosts, reach.cluster_port, reach.enrollment_port, pages, avahi_answers()
+        )
 
     def _write_ports(self, ports: Ports) -> None:
         """Write the real ports where others on this machine can find them; a full disk is no reason not to run."""

@@ -11,7 +11,7 @@ import grpc
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.rpc import error_metadata, status_of
-from clusteraid.access import CURRENT_CALLER, Access, Caller, Listener
+from clusteraid.access import CURRENT_CALLER, Access, Caller, Listener, peer_address
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("clusteraid.audit")
@@ -56,13 +56,13 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ign
                 with self._access.streams.opened(caller) if streams else nullcontext():
                     answer = await run(request, context)
             except ClusterAIError as error:
-                _note(method, caller, request, error.code, changes=changes or caller is None)
+                _note(method, caller or _stranger(context), request, error.code, changes=changes or caller is None)
                 await _refuse(context, error)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception:  # the boundary: nothing of an unknown error reaches the peer
                 log.exception("%s failed", method)
-                _note(method, caller, request, "internal", changes=changes)
+                _note(method, caller or _stranger(context), request, "internal", changes=changes)
                 await _refuse(context, Internal(method=method))
             else:
                 _note(method, caller, request, "done", changes=changes)
@@ -105,10 +105,17 @@ async def _refuse(context: Any, error: ClusterAIError) -> None:
     await context.abort(status_of(error), str(error), error_metadata(error))
 
 
-def _note(method: str, caller: Caller | None, request: Any, outcome: str, *, changes: bool) -> None:
+def _stranger(context: Any) -> str:
+    """Name a caller that was not let in: by what its certificate says, which is of our authority, and its address."""
+    names = context.auth_context().get("peer_spiffe_id", ())
+    shown = ", ".join(f"{name.decode(errors='replace')!r:.{_SHOWN}}" for name in names) or "without a name"
+    return f"refused caller {shown} from {peer_address(context.peer())}"
+
+
+def _note(method: str, caller: Caller | str, request: Any, outcome: str, *, changes: bool) -> None:
     """Write who changed what, or tried to, and how it ended. Secrets are in none of the named fields."""
     if not changes:
         return
     named = (f"{field}={getattr(request, field)!r:.{_SHOWN}}" for field in _SUBJECTS if getattr(request, field, ""))
-    who = f"{caller.name} ({caller.role.value}) from {caller.address}" if caller else "refused caller"
+    who = caller if isinstance(caller, str) else f"{caller.name} ({caller.role.value}) from {caller.address}"
     audit.info("%s called %s: %s", who, " ".join((method.rpartition(".")[2], *named)), outcome)

@@ -4,7 +4,16 @@ from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import PoolName, UnitName
 from clusterai.units import Units, UnitStatus
 
+GATEWAY_UNIT, OLLAMA_UNIT = UnitName("clusterai-gateway.service"), UnitName("ollama.service")
+WEBUI_UNIT = UnitName("open-webui.service")
 DAEMON_UNIT, AGENT_UNIT = UnitName("clusteraid.service"), UnitName("clusterai-agent.service")
+_OPTIONAL = (GATEWAY_UNIT, WEBUI_UNIT, OLLAMA_UNIT)
+
+
+class OnlyRestarted(ClusterAIError):
+    code, status = "only-restarted", Status.DENIED
+    message = "clusteraid may restart {unit}, but not {verb} it"
+    hint = "on the server: `sudo systemctl {verb} {unit}`"
 
 
 class UnitNotOurs(ClusterAIError):
@@ -23,7 +32,7 @@ class MachineUnits:
 
     def __init__(self, units: Units, pool: PoolName) -> None:
         self._units = units
-        self.controlled = (scheduler_unit(pool),)
+        self.controlled = (scheduler_unit(pool), GATEWAY_UNIT, WEBUI_UNIT, OLLAMA_UNIT)
         self.readable = (DAEMON_UNIT, AGENT_UNIT, *self.controlled)
 
     @property
@@ -32,8 +41,9 @@ class MachineUnits:
         return self._units.back_end
 
     async def list(self) -> tuple[UnitStatus, ...]:
-        """Return the units' states."""
-        return tuple([await self._units.status(unit) for unit in self.controlled])
+        """Return the units' states. Those that a server need not have are left out where they are not installed."""
+        states = [await self._units.status(unit) for unit in self.controlled]
+        return tuple(state for state in states if state.installed or state.unit not in _OPTIONAL)
 
     async def start(self, name: str) -> UnitStatus:
         """Start the unit; raise UnitNotOurs, or what `Units.start` raises."""
@@ -53,6 +63,8 @@ class MachineUnits:
 
     async def _done(self, name: str, verb: str) -> UnitStatus:
         unit = _listed(name, self.controlled)
+        if unit == OLLAMA_UNIT and verb != "restart":  # the unit's file is another package's: see the polkit rule
+            raise OnlyRestarted(unit=unit, verb=verb)
         await getattr(self._units, verb)(unit)
         return await self._units.status(unit)
 

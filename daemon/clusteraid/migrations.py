@@ -58,7 +58,8 @@ MIGRATIONS: tuple[str, ...] = (
         digest BLOB NOT NULL,                     -- of the manifest; empty until the first node has it
         created_at REAL NOT NULL,
         created_by TEXT NOT NULL,
-        limit_bytes_per_second INTEGER NOT NULL DEFAULT 0
+        limit_bytes_per_second INTEGER NOT NULL DEFAULT 0,
+        chosen_count INTEGER NOT NULL DEFAULT 0   -- on how many nodes that the daemon chose; 0: somebody named them
     ) WITHOUT ROWID;
 
     CREATE TABLE placement (

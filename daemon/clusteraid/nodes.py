@@ -10,7 +10,7 @@ from typing import Protocol
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
-from clusterai.v1.types_pb2 import NodeFacts, Sample
+from clusterai.v1.types_pb2 import NodeFacts, OllamaSpec, Sample
 from clusteraid.planner import judge, plan_workers
 from clusteraid.pool_port import PoolPlan
 from clusteraid.ports import Enrolment, EventLog, Role
@@ -84,6 +84,8 @@ class Nodes:
         self._store, self._events, self._plan, self._pool_spec, self._numbers = store, events, plan, pool_spec, numbers
         self._nodes: dict[NodeId, Node] = {}
         self._listeners: list[Callable[[Node], None]] = []
+        self._report_listeners: list[Callable[[Node], None]] = []
+        self._plan_models: Callable[[Node], OllamaSpec | None] = lambda _: None
         self._unsaved_facts: dict[NodeId, bytes] = {}
 
     def __iter__(self) -> Iterator[Node]:
@@ -107,6 +109,18 @@ class Nodes:
     def on_changed(self, listener: Callable[[Node], None]) -> None:
         """Call the listener after each change of a node's entry, and when a node comes or goes."""
         self._listeners.append(listener)
+
+    def on_reported(self, listener: Callable[[Node], None]) -> None:
+        """Call the listener with each status of a node, before anything follows from it."""
+        self._report_listeners.append(listener)
+
+    def plan_models(self, planned: Callable[[Node], OllamaSpec | None]) -> None:
+        """Have this say what a node's Ollama shall have; None leaves its models alone."""
+        self._plan_models = planned
+
+    def has(self, node: Node) -> bool:
+        """Whether the node is in the cluster still."""
+        return self._nodes.get(node.node_id) is node
 
     def node_enrolled(self, enrolment: Enrolment) -> None:
         """Listen to enrolments: a node that joins is there at once; one that joins again keeps its record."""
@@ -146,7 +160,8 @@ class Nodes:
             node.since = time.time()
             sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
             self._events.note(f"node-{after.state.value}", node.node_id, sentence)
-        self.update_spec(node)
+        if (after.desired, after.misfit) != (before.desired, before.misfit):  # a node that comes or goes runs the same
+            self.update_spec(node)
         self._changed(node)
 
     def facts_received(self, node: Node, facts: NodeFacts) -> None:
@@ -160,6 +175,8 @@ class Nodes:
     def status_received(self, node: Node, status: NodeStatus) -> None:
         """Take over what the node observed, and compare it with the pool."""
         node.status, node.wire = status, None
+        for listener in self._report_listeners:
+            listener(node)
         self.judge(node)
 
     def judge(self, node: Node) -> None:
@@ -213,6 +230,9 @@ class Nodes:
             spec.pool.CopyFrom(self._pool_spec())  # type: ignore[arg-type]
         if entry.may_run_workers:
             spec.workers.extend(plan_workers(node.node_id, node.facts))
+        models = self._plan_models(node)
+        if models is not None:
+            spec.ollama.CopyFrom(models)
         return spec
 
     def _add(self, record: NodeRecord) -> Node:

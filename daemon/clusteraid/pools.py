@@ -99,7 +99,7 @@ class Pool:
             scheduler_state=self._state.name,
             reason=self._state.reason[:1000],
             scheduler_address=self.spec().scheduler_address,
-            dashboard_address=f"http://127.0.0.1:{board}/status" if board else "",
+            dashboard_address=f"http://127.0.0.1:{board}/" if board else "",
             worker_count=len(workers),
             thread_count=sum(worker.threads for worker in workers),
             memory_limit_bytes=sum(worker.memory_limit for worker in workers),

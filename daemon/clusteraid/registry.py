@@ -7,6 +7,7 @@ the pool (`misfit`), and whether its own policy lets it work. The state that peo
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 
 from clusterai.ids import NodeId
 
@@ -51,7 +52,10 @@ class Misfit:
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """A node. `epoch` is that of its newest session."""
+    """A node. `epoch` is that of its newest session.
+
+    What is derived is worked out once: all nodes are looked at again for each that comes back after a restart.
+    """
 
     node_id: NodeId
     desired: Desired = Desired.ACTIVE
@@ -60,7 +64,7 @@ class NodeEntry:
     misfit: Misfit | None = None
     link_reason: str = "not heard yet since the server started"
 
-    @property
+    @cached_property
     def state(self) -> State:
         """The state that people see: what stops work for everyone comes first."""
         if self.link is Link.SILENT:
@@ -76,7 +80,7 @@ class NodeEntry:
         """Whether its workers may get new tasks now."""
         return self.state is State.READY
 
-    @property
+    @cached_property
     def is_counted_on(self) -> bool:
         """Whether the pool counts on its workers: it may work, or nothing bad is known since the daemon started.
 

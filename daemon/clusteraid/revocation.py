@@ -25,6 +25,11 @@ class Revocations:
         """Whether the certificate with this serial is refused."""
         return serial in self._serials
 
+    @property
+    def serials(self) -> frozenset[str]:
+        """The serials of the certificates that are refused."""
+        return self._serials
+
     def on_revoked(self, listener: Callable[[Identity], None]) -> None:
         """Call the listener after certificates of an identity were revoked: it closes the identity's live sessions."""
         self._listeners.append(listener)

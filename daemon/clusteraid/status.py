@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from clusterai import __version__
 from clusterai.program import Notifier
-from clusterai.v1.cluster_pb2 import GetStatusResponse
+from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus
 from clusteraid.addresses import Reach
 from clusteraid.nodes import Nodes
 from clusteraid.pool_port import PoolPort
@@ -43,18 +44,23 @@ class AboutServer:
 
     cluster_id: str
     ca_sha256: bytes
+    ca_pem: bytes
     configuration_file: str
     reach: Reach
     started: float = field(default_factory=time.time)
 
 
 class StatusReport:
-    """The whole cluster in one answer, and in one line."""
+    """The whole cluster in one answer, and in one line. `models` tells what is served; None: no gateway here."""
 
-    def __init__(self, about: AboutServer, nodes: Nodes, pool: PoolPort, store: Store, problems: Problems) -> None:
+    def __init__(
+        self, about: AboutServer, nodes: Nodes, pool: PoolPort, store: Store, problems: Problems,
+        models: Callable[[], Awaitable[ModelsStatus | None]],
+    ) -> None:  # fmt: skip
         self._about, self._nodes, self._pool, self._store, self._problems = about, nodes, pool, store, problems
+        self._models = models
 
-    def response(self, pending: int) -> GetStatusResponse:
+    async def response(self, pending: int) -> GetStatusResponse:
         """Return the status; `pending` nodes wait for approval."""
         counts = {state.value: count for state, count in self._nodes.counts().items()}
         if pending:
@@ -66,7 +72,7 @@ class StatusReport:
             started_unix_seconds=self._about.started, pools=[pool],
             server_addresses=self._about.reach.cluster(), problems=self.problems(),
             configuration_file=self._about.configuration_file, ca_fingerprint=self._about.ca_sha256.hex(),
-            clock_unix_seconds=time.time(),
+            clock_unix_seconds=time.time(), ca_pem=self._about.ca_pem.decode(), models=await self._models(),
         )
 
     def problems(self) -> tuple[str, ...]:

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cluster import Cluster, DaskAccess, DaskClient, running_cluster
-from bench.measure import Costs, Figure, median, quantile
+from bench.measure import Costs, Figure, interval_of_median, median
 from bench.processes import Place, Program, move, split_processors
 from bench.servers import free_port
 from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 
-TASKS, MEBIBYTES, ROUNDS = 2000, 128, 25
+TASKS, MEBIBYTES = 2000, 128
+LEAST_ROUNDS, MOST_ROUNDS, WIDTH = 15, 40, 0.04  # rounds go on until each interval of 95 % is that narrow
 _NAMES = ("one", "two")
 _START_SECONDS = 60.0
-_WHAT = (("tasks", "/s"), ("to_client", "MiB/s"), ("to_worker", "MiB/s"))
+_RATES = (("tasks", "/s"), ("to_client", "MiB/s"), ("to_worker", "MiB/s"))
+_COSTS = (("task", "µs"), ("MiB", "µs"))
+Round = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,22 @@ class Side:
     client: DaskClient
     processes: list[int]
 
-    def round(self) -> dict[str, float]:
-        """Measure once."""
-        before = self._cpu_seconds()
+    def round(self) -> Round:
+        """Measure once: rates, and the CPU of scheduler and workers, which what else runs disturbs less."""
+        begun = self._cpu_seconds()
         tasks = self.client.call("rate", TASKS)
-        spent = self._cpu_seconds() - before
-        return {"tasks": tasks, "cpu": spent / TASKS * 1e6, **self.client.call("bandwidth", MEBIBYTES)}
+        worked = self._cpu_seconds()
+        moved = self.client.call("bandwidth", MEBIBYTES)
+        ended = self._cpu_seconds()
+        costs = {"task": (worked - begun) / TASKS * 1e6, "MiB": (ended - worked) / MEBIBYTES / len(moved) * 1e6}
+        return {"tasks": tasks, **moved, **costs}
 
     def _cpu_seconds(self) -> float:
         return sum(Costs.of(process_id).cpu_seconds for process_id in self.processes)
 
 
 def measure() -> Iterator[Figure]:
-    """Yield task rate and bandwidths as ratios.
+    """Yield task rate, bandwidths and CPU as ratios.
 
     Rounds alternate, and each is compared with its neighbour: what else the machine does changes between rounds.
     """
@@ -51,20 +57,39 @@ def measure() -> Iterator[Figure]:
         sides = (own, _side(stack, cluster, access, processes))
         for side in sides:
             side.round()
-        rounds = [_both(sides, number) for number in range(ROUNDS)]
-    for what, unit in _WHAT:
-        ours, theirs = (median([pair[side][what] for pair in rounds]) for side in (0, 1))
-        ratios = [ours[what] / theirs[what] for ours, theirs in rounds]
-        middle = f"half of the {ROUNDS} pairs {quantile(ratios, 0.25):.2f} to {quantile(ratios, 0.75):.2f}"
-        detail = f"{ours:.0f} against {theirs:.0f} {unit}, {middle}"
-        yield Figure(f"Dask {what}, ratio to one started by hand", median(ratios), "x", 0.97, True, theirs, detail)
-    ours, theirs = (median([pair[side]["cpu"] for pair in rounds]) for side in (0, 1))
-    ratio = median([ours["cpu"] / theirs["cpu"] for ours, theirs in rounds])
-    detail = f"{ours:.0f} against {theirs:.0f} µs in scheduler and workers"
-    yield Figure("CPU per Dask task, ratio to one started by hand", ratio, "x", baseline=theirs, detail=detail)
+        rounds = _rounds(sides)
+    for what, unit in _RATES:
+        yield _compared(f"Dask {what}, ratio to one started by hand", what, unit, rounds, 0.97)
+    for what, unit in _COSTS:
+        yield _compared(f"CPU per {what} in scheduler and workers, ratio", what, unit, rounds)
 
 
-def _both(sides: tuple[Side, Side], number: int) -> tuple[dict[str, float], dict[str, float]]:
+def _rounds(sides: tuple[Side, Side]) -> list[tuple[Round, Round]]:
+    """Measure until the intervals are narrow, whatever they hold; they stay wide where too much else runs."""
+    rounds: list[tuple[Round, Round]] = []
+    while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and not _narrow(rounds)):
+        rounds.append(_both(sides, len(rounds)))
+    return rounds
+
+
+def _narrow(rounds: list[tuple[Round, Round]]) -> bool:
+    intervals = (interval_of_median(_ratios(rounds, what)) for what, _ in _RATES)
+    return all(high - low <= WIDTH for low, high in intervals)
+
+
+def _ratios(rounds: list[tuple[Round, Round]], what: str) -> list[float]:
+    return [ours[what] / theirs[what] for ours, theirs in rounds]
+
+
+def _compared(name: str, what: str, unit: str, rounds: list[tuple[Round, Round]], limit: float | None = None) -> Figure:
+    ours, theirs = (median([pair[side][what] for pair in rounds]) for side in (0, 1))
+    ratios = _ratios(rounds, what)
+    low, high = interval_of_median(ratios)
+    detail = f"{ours:.0f} against {theirs:.0f} {unit}, 95 % sure: {low:.3f} to {high:.3f}, {len(rounds)} pairs"
+    return Figure(name, median(ratios), "x", limit, limit is not None, theirs, detail)
+
+
+def _both(sides: tuple[Side, Side], number: int) -> tuple[Round, Round]:
     """Measure both, in turns the one and the other first."""
     if number % 2:
         theirs, ours = sides[1].round(), sides[0].round()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,21 @@ class Costs:
             written_bytes=int(io["write_bytes"]),
             voluntary_switches=int(status["voluntary_ctxt_switches"]),
         )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What all processors together have done: seconds busy, and seconds taken by other machines on the same host."""
+
+    busy_seconds: float
+    stolen_seconds: float
+
+    @classmethod
+    def now(cls) -> "Machine":
+        """Read the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
+        with Path("/proc/stat").open() as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        return cls((user + nice + system + irq + softirq) / _TICKS, steal / _TICKS)
 
 
 def _read(path: Path) -> str:
@@ -79,6 +95,14 @@ def quantile(values: Sequence[float], share: float) -> float:
 def median(values: Sequence[float]) -> float:
     """Return the median."""
     return float(statistics.median(values))
+
+
+def interval_of_median(values: Sequence[float], confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+    """Return the bounds between which the true median lies with that confidence (percentile bootstrap, Efron 1979)."""
+    chance = random.Random(0)
+    medians = [median(chance.choices(values, k=len(values))) for _ in range(resamples)]
+    rest = (1 - confidence) / 2
+    return quantile(medians, rest), quantile(medians, 1 - rest)
 
 
 def as_json(figures: Sequence[Figure]) -> str:

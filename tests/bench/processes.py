@@ -138,7 +138,7 @@ class Fleet:
     def __init__(
         self, target: str, identities: Path, count: int, *, place: Place, interval: float = 1.0, ramp: float = 1.0
     ) -> None:
-        per_process = 500
+        per_process = 1000
         common = ("--target", target, "--identities", identities, "--interval", interval, "--ramp", ramp)
         self._programs = [
             Program("load.agents", *common, "--first", first, "--count", min(per_process, count - first), place=place)

@@ -43,9 +43,7 @@ def write_launch(directory: Path) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> UnitsConfig:
     write_launch(tmp_path)
-    return UnitsConfig(
-        "process", tmp_path / "state", {"clusterai-scheduler": tmp_path / "launch"}, stop_on_exit=True
-    )
+    return UnitsConfig("process", tmp_path / "state", {"clusterai-scheduler": tmp_path / "launch"}, stop_on_exit=True)
 
 
 async def kill(process_id: int) -> None:

@@ -58,6 +58,14 @@ async def test_a_job_that_ends_otherwise_carries_its_result(units: Units, system
     assert f"journalctl -u {UNIT}" in failed.value.advice
 
 
+async def test_a_running_unit_is_really_reloaded(units: Units, systemd: FakeSystemd) -> None:
+    await units.reload(UNIT)
+    assert systemd.units[UNIT].reloads == 0
+    await units.start(UNIT)
+    await units.reload(UNIT)
+    assert systemd.units[UNIT].reloads == 1
+
+
 async def test_start_waits_for_the_end_of_its_job(units: Units, systemd: FakeSystemd) -> None:
     systemd.hang = True
     starting = asyncio.create_task(units.start(UNIT))
@@ -103,7 +111,7 @@ async def test_a_lost_bus_is_never_read_as_stopped_and_is_found_again(bus: BusDa
 
 async def test_it_opens_without_a_bus_and_says_so() -> None:
     async with open_units(UnitsConfig(bus_address="unix:path=/nonexistent/bus")) as units:
-        for verb in (units.start, units.stop, units.restart, units.status):
+        for verb in (units.start, units.stop, units.restart, units.reload, units.status):
             with pytest.raises(UnitsUnavailable, match="cannot control units"):
                 await verb(UNIT)
 

@@ -73,6 +73,22 @@ class UnitsContract:
         assert first != second
         assert min(first, second) > 1
 
+    async def test_restart_if_it_runs_leaves_a_stopped_unit_alone(self, subject: Subject) -> None:
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).active_state == "inactive"
+        await subject.units.start(subject.unit)
+        first = (await subject.units.status(subject.unit)).main_process_id
+        await subject.units.try_restart(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id not in (0, first)
+
+    async def test_reload_keeps_the_process_and_starts_nothing(self, subject: Subject) -> None:
+        await subject.units.reload(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id == 0
+        await subject.units.start(subject.unit)
+        before = (await subject.units.status(subject.unit)).main_process_id
+        await subject.units.reload(subject.unit)
+        assert (await subject.units.status(subject.unit)).main_process_id == before
+
     async def test_a_process_that_dies_is_replaced_and_counted(self, subject: Subject) -> None:
         await subject.units.start(subject.unit)
         before = await subject.units.status(subject.unit)
@@ -93,7 +109,7 @@ class UnitsContract:
 
     async def test_an_unknown_unit_is_named_with_the_package_that_ships_it(self, subject: Subject) -> None:
         assert not (await subject.units.status(MISSING)).installed
-        for verb in (subject.units.start, subject.units.stop, subject.units.restart):
+        for verb in (subject.units.start, subject.units.stop, subject.units.restart, subject.units.reload):
             refusal = await _refusal(verb(MISSING))
             assert MISSING in str(refusal)
             assert "apt install clusteraid" in refusal.advice

@@ -1,16 +1,7 @@
 """Discovery by multicast in a network namespace of its own: found there, and survived where there is none."""
 
-import asyncio
-import os
-import sys
-from pathlib import Path
+from support.namespace import WITH_MULTICAST, in_a_namespace
 
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = os.pathsep.join(str(ROOT / part) for part in ("common", "agent", "daemon"))
-WITH_MULTICAST = (
-    "ip link set lo up && ip link add v0 type veth peer name v1 && ip addr add 192.0.2.5/24 dev v0"
-    " && ip link set v0 up && ip link set v1 up && "
-)
 BROWSE = """
 import asyncio
 from clusterai_agent.discovery import browse, of_cluster
@@ -30,17 +21,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def in_a_namespace(code: str, prepare: str = "") -> tuple[int, str, str]:
-    """Run Python code in a user and network namespace that has nothing but loopback."""
-    process = await asyncio.create_subprocess_exec(
-        *("unshare", "--user", "--map-root-user", "--net", "sh", "-c", f'{prepare}exec "$0" -P -c "$1"'),
-        *(sys.executable, code),
-        env={**os.environ, "PYTHONPATH": PATHS}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, output.decode(), errors.decode()
 
 
 async def test_an_announced_server_is_found_with_its_ports() -> None:

@@ -179,6 +179,16 @@ async def test_an_unreachable_server_is_named(tmp_path: Path) -> None:
     assert "cannot reach 127.0.0.1:1" in errors
 
 
+async def test_the_port_of_members_is_the_wrong_one_and_the_hint_names_the_right_one(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as trust:
+        token = await token_file(tmp_path, trust)
+        options = ("--server", trust.address, "--token-file", str(token))
+        code, _, errors = await said(agent_toml(tmp_path), "join", *options)
+        assert code == 5
+        assert f"cannot reach {trust.address}" in errors
+        assert "127.0.0.1:7444, or leave the port out" in errors
+
+
 async def test_no_server_on_the_network_says_to_name_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(str(JoinToken.new(b"\0" * 32)))
     code, _, errors = await said(agent_toml(tmp_path), "join", "--token-file", str(tmp_path / "token"))

@@ -36,6 +36,8 @@ async def completed(daemon_socket: Path, home: Path, line: str) -> list[str]:
         ("clusteractl token create --ro", ["--role"]),
         ("clusteractl token create --role v", ["viewer"]),
         ("clusteractl completion f", ["fish"]),
+        ("clusteractl model catalog --for p", ["programming"]),
+        ("clusteractl ke", ["key"]),
     ],
 )
 async def test_words_are_completed_without_asking_the_daemon(
@@ -48,6 +50,23 @@ async def test_words_are_completed_without_asking_the_daemon(
 @pytest.mark.parametrize("line", ["clusteractl node drain t", "clusteractl logs --node t"])
 async def test_node_names_are_those_of_the_cluster(line: str, daemon: FakeDaemon, tmp_path: Path) -> None:
     assert await completed(daemon.socket, tmp_path, line) == ["tower"]
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("clusteractl model pull llama3.2:3b --node t", ["tower"]),
+        ("clusteractl model show q", ["qwen3:32b"]),
+        ("clusteractl why l", ["llama3.2:3b"]),
+        ("clusteractl key create --model q", ["qwen3:32b"]),
+        ("clusteractl model pull h", ["huge:400b"]),
+        ("clusteractl key revoke ", ["k3v7q2xa", "aaaaaaaa", "bbbbbbbb", "dddddddd"]),
+    ],
+)
+async def test_models_and_keys_are_those_of_the_cluster(
+    line: str, offers: list[str], daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    assert await completed(daemon.socket, tmp_path, line) == offers
 
 
 async def test_a_silent_or_absent_daemon_means_no_names_and_no_noise(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 import tempfile
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_pem_x509_certificate
 
 from support.ctl import Ctl
 from support.killable import KillableDaemon, killable_daemon
@@ -33,7 +36,10 @@ async def person(daemon: KillableDaemon, admin: Ctl, home: Path, role: str) -> C
     return user
 
 
-READING = ("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version")
+READING = (
+    *("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version"),
+    *("ca", "key list"),
+)
 OF_NOBODY = (
     *("node show nobody", "node drain nobody", "node undrain nobody", "node remove nobody", "node reject nobody"),
     *("node approve nobody --code AAA-AAA", "token revoke aaaaaaaa", "operator revoke nobody", "unit stop nothing"),
@@ -53,6 +59,35 @@ async def test_both_ways_lead_to_one_cluster(daemon: KillableDaemon, admin: Ctl,
     assert (await admin("operator", "list", "--json")).data["operators"][0]["role"] == "operator"
     kinds = [event["kind"] for event in (await admin("events", "--json")).records]
     assert "token-used" in kinds
+
+
+async def test_the_authority_is_told_alike_on_the_server_and_to_a_viewer_elsewhere(
+    daemon: KillableDaemon, admin: Ctl, tmp_path: Path
+) -> None:
+    viewer = await person(daemon, admin, tmp_path / "viewer", "viewer")
+    told = (await admin("ca")).out
+    assert (await viewer("ca")).out == told
+    authority = load_pem_x509_certificate(told.encode())
+    shown = authority.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert (await admin("ca", "--json")).data["ca_fingerprint"] == sha256(shown).hexdigest()
+    assert (tmp_path / "viewer/.config/clusterai/ca.pem").read_text() == told
+
+
+async def test_a_key_of_the_real_daemon_is_made_listed_and_revoked(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "gateway").mkdir(mode=0o750)
+        settings = f'[gateway]\ndirectory = "{directory}/gateway"\nnames = ["chat.example.org"]\n'
+        async with killable_daemon(Path(directory), settings=settings) as daemon:
+            admin = Ctl(tmp_path, daemon.socket)
+            made = await admin("key", "create", "ann", "--model", "llama3.2:3b", "--ttl", "30d")
+            assert made.code == 0, made.err
+            assert made.out.startswith("cak1.")
+            assert "https://chat.example.org:11434/api/chat" in made.err
+            assert (await admin("key", "create", "--json")).data["key"]["name"]
+            assert [key["name"] for key in (await admin("key", "list", "--json")).data["keys"]].count("ann") == 1
+            assert (await admin("key", "revoke", "ann")).code == 0
+            assert (await admin("key", "revoke", "ann")).code == 3
+            assert "none yet, gateway stopped (its unit is not installed)" in (await admin("status")).out
 
 
 async def test_a_viewer_sees_and_may_not_change(daemon: KillableDaemon, admin: Ctl, tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
 """Commands that go on for a while: drains, followed logs and events, and how they end."""
 
 import asyncio
+import ctypes
 import json
-import os
-import pty
 import signal
-import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,8 +12,7 @@ import pytest
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINED, NODE_STATE_DRAINING, DrainNodeResponse
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
-
-PATIENCE = 60
+from support.terminal import PATIENCE, interrupted, line_of, on_terminal
 
 
 def steps(*, done: bool) -> list[DrainNodeResponse]:
@@ -39,21 +35,6 @@ async def daemon() -> AsyncIterator[FakeDaemon]:
 @pytest.fixture
 def ctl(daemon: FakeDaemon, tmp_path: Path) -> Ctl:
     return Ctl(tmp_path, daemon.socket)
-
-
-async def line_of(process: Process) -> str:
-    """The next line that the command prints."""
-    assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        return (await process.stdout.readline()).decode()
-
-
-async def interrupted(process: Process) -> tuple[int, str, str]:
-    """Press Ctrl-C and wait for the end."""
-    process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode().strip()
 
 
 async def test_a_drain_shows_its_steps_and_ends_with_what_is_next(ctl: Ctl, daemon: FakeDaemon) -> None:
@@ -105,6 +86,18 @@ async def test_following_prints_lines_as_they_come_until_ctrl_c(command: str, fi
         assert await interrupted(process) == (130, "", "")
 
 
+async def test_ctrl_c_ends_a_follow_whichever_thread_takes_the_signal(ctl: Ctl) -> None:
+    async with ctl.running("events", "-f") as process:
+        await line_of(process)
+        await line_of(process)
+        await asyncio.sleep(0.2)  # by then nothing more comes, and the loop waits
+        threads = (int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir())
+        other = next(number for number in threads if number != process.pid)
+        assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGINT) == 0
+        async with asyncio.timeout(PATIENCE / 2):  # later a message of the connection itself would wake it
+            assert await process.wait() == 130
+
+
 async def test_following_in_json_prints_objects_as_they_come(ctl: Ctl) -> None:
     async with ctl.running("events", "-f", "--json") as process:
         assert json.loads(await line_of(process))["sequence"] == 41
@@ -133,43 +126,6 @@ async def test_a_reader_that_leaves_early_is_no_error(ctl: Ctl, daemon: FakeDaem
             assert process.stderr is not None
             assert await process.stderr.read() == b""
             assert await process.wait() == 0
-
-
-async def on_terminal(ctl: Ctl, *words: str, at: str = "", types: str = "") -> str:
-    """Run a command on a terminal of its own, type something at a prompt, and return all that it showed there."""
-    leader, follower = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "clusteractl", *words,
-        stdin=follower, stdout=follower, stderr=follower, env={**ctl.environment, "TERM": "xterm", "COLUMNS": "80"},
-    )  # fmt: skip
-    os.close(follower)
-    os.set_blocking(leader, False)
-    shown = ""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while (part := _shown(leader)) is not None:
-                shown += part
-                if at and at in shown:
-                    os.write(leader, types.encode())
-                    at = ""
-                await asyncio.sleep(0.02)
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        os.close(leader)
-    return shown
-
-
-def _shown(leader: int) -> str | None:
-    """What the terminal shows by now; None when its other side is closed, which Linux tells as an I/O error."""
-    try:
-        return os.read(leader, 4096).decode(errors="replace")
-    except BlockingIOError:
-        return ""
-    except OSError:
-        return None
 
 
 async def test_a_terminal_gets_a_bar_and_colours(ctl: Ctl, daemon: FakeDaemon) -> None:

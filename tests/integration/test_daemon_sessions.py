@@ -12,8 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
+from clusterai.credentials import chain_pem
 from clusterai.pki import key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_NAME, from_rpc_error, secure_channel
 from clusterai.v1.cluster_pb2 import GetStatusRequest
@@ -24,6 +26,7 @@ from clusterai.v1.node_admin_pb2 import RemoveNodeRequest
 from clusterai.v1.node_admin_pb2_grpc import NodeAdminServiceStub
 from clusterai.v1.node_pb2 import (
     CERTIFICATE_KIND_DASK,
+    CERTIFICATE_KIND_GATE,
     CERTIFICATE_KIND_NODE,
     Farewell,
     GetEnvironmentLockRequest,
@@ -272,6 +275,39 @@ async def test_a_message_over_1_mib_ends_only_that_stream(daemon: KillableDaemon
     again = await pi.session("again")
     await again.beat()
     await becomes(daemon, "pi4", "ready")
+
+
+async def test_a_status_with_hundreds_of_models_is_taken_and_one_over_256_kib_is_not(
+    daemon: KillableDaemon, pi: SimNode
+) -> None:
+    session = await pi.session()
+    await session.report(NodeStatus(message="x" * 200_000))
+    await session.beat()
+    await becomes(daemon, "pi4", "ready")
+    await session.report(NodeStatus(message="x" * 300_000))
+    assert await session.call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_node_gets_a_certificate_for_its_gate_that_opens_nothing_else(
+    daemon: KillableDaemon, pi: SimNode
+) -> None:
+    key = new_key()
+    request = RenewRequest(csr_der=new_csr(key), kind=CERTIFICATE_KIND_GATE)
+    issued = await pi.stub.Renew(request, timeout=30)
+    assert issued.ca_bundle_pem == pi.enrolled.ca_pem
+    leaf = x509.load_der_x509_certificate(issued.certificate_chain_der[0])
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["pi4.gate.clusterai"]
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    assert uri.endswith("/gate/pi4")
+    chain = chain_pem(issued.certificate_chain_der)
+    address = pi.enrolled.server_addresses[0]
+    async with secure_channel(
+        address, ca_pem=issued.ca_bundle_pem, chain_pem=chain, key_pem=key_pem(key)
+    ) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await SimNode("pi4", pi.enrolled, channel).stub.Renew(request, timeout=30)
+    assert refused.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 async def test_unknown_fields_and_enum_values_of_a_newer_agent_are_harmless(

@@ -1,6 +1,7 @@
 """The daemon's pool with a real scheduler: it waits for the environment, keeps its port, takes over what runs."""
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -65,6 +66,12 @@ def link_environment(directory: Path, environment: Path) -> None:
     (directory / "compute/env" / environment.name).symlink_to(environment)
 
 
+def fetch(url: str) -> tuple[int, str]:
+    """Return status and text of a page."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.status, answer.read().decode()
+
+
 async def test_it_waits_for_the_environment_and_then_runs(tmp_path: Path, environment: Path) -> None:
     async with running(tmp_path, environment, Issuer()) as pool:
         await asyncio.wait_for(pool.settled(), 60)
@@ -79,6 +86,17 @@ async def test_it_waits_for_the_environment_and_then_runs(tmp_path: Path, enviro
         assert pool.spec().scheduler_address == pool.status().scheduler_address
         for name in ("main.json", "main-dask.pem", "dask-ca.pem"):
             assert (tmp_path / "scheduler" / name).stat().st_mode & 0o777 == 0o640
+
+
+async def test_the_dashboard_lies_under_the_path_of_the_gateway(tmp_path: Path, environment: Path) -> None:
+    link_environment(tmp_path, environment)
+    async with running(tmp_path, environment, Issuer()) as pool:
+        await until(lambda: pool.status().scheduler_state == "running", "it runs", 60)
+        address = pool.status().dashboard_address
+        status, text = await asyncio.to_thread(fetch, f"{address}dask/status")
+        assert status == 200
+        assert 'src="/dask/static/' in text or 'href="/dask/' in text
+        assert "/dask/" in (await asyncio.to_thread(fetch, address))[1], "the bare address leads there"
 
 
 async def test_a_new_daemon_goes_on_with_the_running_scheduler(tmp_path: Path, environment: Path) -> None:

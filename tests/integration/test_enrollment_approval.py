@@ -154,17 +154,31 @@ async def test_a_clock_a_day_off_cannot_ask(trust: Trust) -> None:
 async def test_one_address_has_few_requests_waiting(trust: Trust) -> None:
     async with secure_channel(trust.enrollment_address, ca_pem=trust.authority.ca_pem) as opened:
         stub = EnrollmentServiceStub(opened)
-        calls = [stub.RequestApproval(timeout=30) for _ in range(5)]
-        for number, call in enumerate(calls):
-            await call.write(opening(f"n{number}"))
-            if number < 4:
-                assert (await call.read()).WhichOneof("step") == "challenge"
+        calls = []
+        for number in range(4):
+            calls.append(stub.RequestApproval(timeout=30))
+            await calls[-1].write(opening(f"n{number}"))
+            assert (await calls[-1].read()).WhichOneof("step") == "challenge"
         with pytest.raises(grpc.aio.AioRpcError, match="no room") as refused:
-            await calls[4].read()
+            await stub.RequestApproval(timeout=30).read()
         assert "clusteractl node list" in from_rpc_error(refused.value, "x").advice
         for call in calls:
             call.cancel()
         assert trust.approvals.waiting() == ()  # no reveal, no code, nothing to show
+
+
+async def test_streams_that_say_nothing_take_up_few_places_and_give_them_back(trust: Trust) -> None:
+    async with secure_channel(trust.enrollment_address, ca_pem=trust.authority.ca_pem) as opened:
+        stub = EnrollmentServiceStub(opened)
+        calls = [stub.RequestApproval(timeout=60) for _ in range(19)]
+        await until(lambda: sum(call.done() for call in calls) == 15, 25)
+        assert {await call.code() for call in calls if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for call in calls:
+            call.cancel()
+        asked = asking(trust, Person().confirm)
+        await code_at_the_server(trust)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
 
 
 @pytest.mark.parametrize("nonce", [b"", b"short", b"\0" * 32, b"x" * 100_000])

@@ -35,3 +35,14 @@ def wheels() -> Path:
         run([*pip, "--no-deps", "--only-binary", ":all:", "-r", lock, "-d", path], seconds=600)
 
     return cache.made_once("wheels", f"{sys.version_info[:2]} {lock.read_text()}", fetch)
+
+
+def chat_clients() -> Path:
+    """Return a directory with the clients `ollama` and `openai` for this Python minor; the first call makes it."""
+    pins = ROOT / "tests/requirements-clients.txt"
+
+    def install(path: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([*pip, "--only-binary", ":all:", "--target", path, "-r", pins], seconds=300)
+
+    return cache.made_once("clients", f"{sys.version_info[:2]} {pins.read_text()}", install)

@@ -8,23 +8,22 @@ import asyncio
 import json
 import random
 import resource
+import ssl
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
-
-from clusterai.rpc import secure_channel
 from clusterai.v1.node_pb2 import SessionResponse
-from clusterai.v1.node_pb2_grpc import NodeServiceStub
 from clusterai_agent.connection import reconnect_delay
-from clusterai_agent.session import OPEN_SECONDS
+from clusterai_agent.session import open_seconds
 from load.identities import NodeIdentity, load
 from load.messages import heartbeat, hello
+from load.stream_client import Stream, client_context
 
-_BROKEN = (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, ConnectionError)
+# What agents measure is not measured here, so it is made once; its bytes change from one heartbeat to the next.
+_HEARTBEATS = tuple(heartbeat(sequence).SerializeToString() for sequence in range(1, 98))
 
 
 @dataclass
@@ -43,74 +42,89 @@ class Counters:
 class Agent:
     """One simulated agent."""
 
-    def __init__(self, address: str, identity: NodeIdentity, interval: float, counters: Counters) -> None:
-        self._address, self._identity, self._interval, self._counters = address, identity, interval, counters
+    def __init__(
+        self, address: str, name: str, context: ssl.SSLContext, interval: float, counters: Counters
+    ) -> None:
+        self._address, self._name, self._context = address, name, context
+        self._interval, self._counters = interval, counters
         self._nonce = f"{random.getrandbits(64):x}"
+        self._stream: Stream | None = None
+        self._welcome = asyncio.Event()
 
     async def run(self, first_delay: float) -> None:
         """Hold a session, again and again, with the real agent's own delays."""
         delay, attempt = first_delay, 0
         while True:
             await asyncio.sleep(delay)
+            connected = False
             try:
-                connected = await self._session()
-            except _BROKEN as error:
-                connected = False
+                async with asyncio.timeout(open_seconds(attempt)):
+                    stream = await self._opened()
+            except (OSError, TimeoutError) as error:
                 self._counters.failures += 1
                 self._counters.last_failure = f"{type(error).__name__}: {error}"[:300]
+            else:
+                connected = True
+                await self._talk(stream)
             attempt = 1 if connected else attempt + 1
             delay = reconnect_delay(attempt, random.random())
 
-    async def _session(self) -> bool:
-        """Return once a session that stood is over; raise when none began."""
-        own = self._identity
-        keys = {"chain_pem": own.chain.encode(), "key_pem": own.key.encode()}
-        # Its end closes the channel. `close` would look at each task of the process, and here that is a thousand tasks
-        # for each of 500 channels; a real agent has but one channel.
-        stub: Any = NodeServiceStub(secure_channel(self._address, ca_pem=own.ca.encode(), **keys))
-        async with asyncio.timeout(OPEN_SECONDS):
-            call = stub.Session()
-            await call.write(hello(own.node_id, self._nonce))
-            response = await call.read()
-        if not isinstance(response, SessionResponse):
-            raise ConnectionError(f"refused: {await call.code()} {await call.details()}")
-        if response.WhichOneof("message") != "welcome":
-            raise ConnectionError(f"not welcome: {response}")
-        self._welcomed()
+    async def _opened(self) -> Stream:
+        """Return a stream on which we are welcome."""
+        self._welcome.clear()
+        stream = await Stream.open(self._address, self._context, self._hello(), self._received)
+        welcome = asyncio.create_task(self._welcome.wait(), name="welcome")
         try:
-            await self._talk(call)
+            await asyncio.wait((welcome, stream.over), return_when=asyncio.FIRST_COMPLETED)
+            if not welcome.done():
+                raise ConnectionError(stream.over.result())
+        except BaseException:
+            stream.close()
+            raise
         finally:
-            self._counters.connected -= 1
-            call.cancel()
-        return True
+            welcome.cancel()
+        return stream
 
-    def _welcomed(self) -> None:
+    def _hello(self) -> bytes:
+        return hello(self._name, self._nonce).SerializeToString()
+
+    def _received(self, response: SessionResponse) -> None:
+        if response.WhichOneof("message") == "welcome":
+            self._welcome.set()
+
+    async def _talk(self, stream: Stream) -> None:
+        """Send heartbeats, from a timer rather than a task, until the stream is over."""
         self._counters.connected += 1
         self._counters.sessions += 1
         self._counters.last_connected = time.monotonic()
-
-    async def _talk(self, call: Any) -> None:
-        beats = asyncio.create_task(self._beat(call), name="beats")
+        self._schedule(stream, 1, asyncio.get_running_loop().time() + random.random() * self._interval)
         try:
-            while True:
-                response = await call.read()
-                if not isinstance(response, SessionResponse) or response.WhichOneof("message") == "farewell":
-                    return
-        except grpc.aio.AioRpcError:
-            return
+            await stream.over
         finally:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+            self._counters.connected -= 1
+            stream.close()
 
-    async def _beat(self, call: Any) -> None:
-        await asyncio.sleep(random.random() * self._interval)
-        due, sequence = time.monotonic(), 0
-        while True:
-            sequence += 1
-            await call.write(heartbeat(sequence))
-            self._counters.beats += 1
-            due += self._interval
-            await asyncio.sleep(max(due - time.monotonic(), 0))
+    def _schedule(self, stream: Stream, sequence: int, due: float) -> None:
+        asyncio.get_running_loop().call_at(due, self._beat, stream, sequence, due)
+
+    def _beat(self, stream: Stream, sequence: int, due: float) -> None:
+        if stream.over.done():
+            return
+        stream.ping_after_silence()
+        stream.send(_HEARTBEATS[sequence % len(_HEARTBEATS)])
+        self._counters.beats += 1
+        self._schedule(stream, sequence + 1, due + self._interval)
+
+
+def contexts(identities: list[NodeIdentity]) -> list[ssl.SSLContext]:
+    """Load each agent's certificate, which OpenSSL reads from a file."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        return [_context(identity, Path(file.name)) for identity in identities]
+
+
+def _context(identity: NodeIdentity, file: Path) -> ssl.SSLContext:
+    file.write_text(identity.key + identity.chain)
+    return client_context(file, identity.ca)
 
 
 async def simulate(arguments: argparse.Namespace) -> None:
@@ -120,11 +134,10 @@ async def simulate(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    agents = [Agent(arguments.target, identity, arguments.interval, counters) for identity in identities]
-    tasks = [
-        asyncio.create_task(agent.run(random.random() * arguments.ramp), name=identity.node_id)
-        for agent, identity in zip(agents, identities, strict=True)
-    ]
+    tasks = []
+    for identity, context in zip(identities, contexts(identities), strict=True):
+        agent = Agent(arguments.target, identity.node_id, context, arguments.interval, counters)
+        tasks.append(asyncio.create_task(agent.run(random.random() * arguments.ramp), name=identity.node_id))
     while await commands.readline():
         counters.cpu_seconds = time.process_time()
         print(json.dumps(asdict(counters)), flush=True)

@@ -28,8 +28,12 @@ from clusterai.v1 import (
     enrollment_pb2_grpc,
     event_pb2,
     event_pb2_grpc,
+    key_pb2,
+    key_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
     node_admin_pb2,
     node_admin_pb2_grpc,
     operator_pb2,
@@ -42,7 +46,8 @@ from clusterai.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from support import samples
+from support import model_samples, samples
+from support.fake_models import FakeKeys, FakeModels
 
 CLUSTER_ID = "c-5f1e0a77"
 _CLOSE_SECONDS = 0.2
@@ -73,6 +78,13 @@ class MadeUpCluster:
     checks: list[cluster_pb2.CheckResult] = field(default_factory=list)
     drain_steps: list[node_admin_pb2.DrainNodeResponse] = field(default_factory=list)
     status: cluster_pb2.GetStatusResponse = field(default_factory=cluster_pb2.GetStatusResponse)
+    models: model_pb2.ListModelsResponse = field(default_factory=model_pb2.ListModelsResponse)
+    candidates: list[model_pb2.Candidate] = field(default_factory=list)
+    pull_steps: list[model_pb2.PullModelResponse] = field(default_factory=list)
+    catalog: model_pb2.ListCatalogResponse = field(default_factory=model_pb2.ListCatalogResponse)
+    recommendations: list[model_pb2.Recommendation] = field(default_factory=list)
+    routes: dict[str, model_pb2.ExplainRouteResponse] = field(default_factory=dict)
+    keys: list[key_pb2.Key] = field(default_factory=list)
     scheduler_address: str = "tls://tower:8786"
     environment: types_pb2.EnvironmentSpec = field(default_factory=types_pb2.EnvironmentSpec)
     lock_text: str = ""
@@ -142,6 +154,7 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServiceServicer):
         reply = cluster_pb2.GetStatusResponse()
         reply.CopyFrom(self._cluster.status)
         reply.clock_unix_seconds = time.time() + self._cluster.clock_offset_seconds
+        reply.ca_pem = self._daemon.authority.cert_pem.decode()
         return reply
 
     async def RunChecks(self, request: Any, context: Any) -> cluster_pb2.RunChecksResponse:
@@ -329,7 +342,7 @@ async def fake_daemon(directory: Path) -> AsyncIterator[FakeDaemon]:
         await daemon.stop()
 
 
-_SERVICES: tuple[tuple[Any, type[_Service]], ...] = (
+_SERVICES: tuple[tuple[Any, Any], ...] = (
     (cluster_pb2_grpc.add_ClusterServiceServicer_to_server, _Cluster),
     (node_admin_pb2_grpc.add_NodeAdminServiceServicer_to_server, _Nodes),
     (token_pb2_grpc.add_TokenServiceServicer_to_server, _Tokens),
@@ -338,6 +351,8 @@ _SERVICES: tuple[tuple[Any, type[_Service]], ...] = (
     (worker_pb2_grpc.add_WorkerServiceServicer_to_server, _Workers),
     (log_pb2_grpc.add_LogServiceServicer_to_server, _Logs),
     (event_pb2_grpc.add_EventServiceServicer_to_server, _Events),
+    (model_pb2_grpc.add_ModelServiceServicer_to_server, FakeModels),
+    (key_pb2_grpc.add_KeyServiceServicer_to_server, FakeKeys),
 )
 
 
@@ -366,4 +381,9 @@ async def made_up_cluster() -> AsyncIterator[FakeDaemon]:
             known.tokens, known.operators = samples.tokens(), samples.operators()
             known.units, known.checks = samples.units(), samples.checks()
             known.events, known.log_lines = samples.events(), samples.log_lines()
+            known.models, known.candidates = model_samples.models(), model_samples.candidates()
+            known.catalog, known.recommendations = model_samples.catalog(), model_samples.recommendations()
+            known.routes = {"llama3.2:3b": model_samples.route(), "qwen3:32b": model_samples.no_route()}
+            known.pull_steps, known.keys = model_samples.pull_steps(), model_samples.keys()
+            known.status.models.CopyFrom(model_samples.served())
             yield daemon

@@ -77,6 +77,7 @@ class FakeUnit:
     process: asyncio.subprocess.Process | None = None
     job_result: str = "done"
     denied: str = ""
+    reloads: int = 0
 
 
 class FakeSystemd:
@@ -114,7 +115,7 @@ class FakeSystemd:
                 return Message.new_method_return(message, "o", [_path(message.body[0])])
             case "GetAll":
                 return self._properties(message)
-            case "StartUnit" | "StopUnit" | "RestartUnit":
+            case "StartUnit" | "StopUnit" | "RestartUnit" | "TryRestartUnit" | "ReloadUnit":
                 return self._refused(message) or self._queue(message)
             case "ResetFailedUnit":
                 return self._refused(message) or Message.new_method_return(message)
@@ -151,13 +152,16 @@ class FakeSystemd:
     async def _run(self, unit: FakeUnit, method: str, job: str) -> None:
         while self.hang:
             await asyncio.sleep(0.02)
-        if unit.job_result == "done":
-            if method in ("StopUnit", "RestartUnit"):
+        result = unit.job_result
+        runs = unit.properties["ActiveState"].value == "active"
+        if result == "done" and (runs or method != "TryRestartUnit"):
+            unit.reloads += method == "ReloadUnit"
+            if method in ("StopUnit", "RestartUnit", "TryRestartUnit"):
                 await self._end(unit)
                 self._note(unit, "inactive", "dead", Result="success", MainPID=0)
-            if method in ("StartUnit", "RestartUnit") and unit.properties["ActiveState"].value != "active":
+            if method not in ("StopUnit", "ReloadUnit") and unit.properties["ActiveState"].value != "active":
                 await self._begin(unit, 0)
-        body = [int(job.rpartition("/")[2]), job, unit.name, unit.job_result]
+        body = [int(job.rpartition("/")[2]), job, unit.name, result]
         await self._bus.send(Message.new_signal(_ROOT, _MANAGER, "JobRemoved", "uoss", body))
 
     async def _begin(self, unit: FakeUnit, restarts: int) -> None:
@@ -187,6 +191,7 @@ class FakeSystemd:
         common = {"LoadState": "loaded", "ActiveState": active, "SubState": sub, "Description": f"fake {unit.name}"}
         unit.properties |= {name: Variant("s", value) for name, value in common.items()}
         unit.properties |= {name: Variant(kinds[name], value) for name, value in service.items()}
+        unit.properties["CanReload"] = Variant("b", True)
         unit.properties["StateChangeTimestamp"] = Variant("t", int(time.time() * 1e6))
         changed: list[Any] = [f"{_SYSTEMD}.Unit", {"ActiveState": Variant("s", active)}, []]
         signal_ = Message.new_signal(

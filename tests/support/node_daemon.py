@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from clusterai.ids import ClusterId, NodeId
+from clusterai.models import gate_name
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_OPTIONS
 from clusterai.v1 import node_pb2 as pb
@@ -57,7 +58,7 @@ class NodeDaemon(NodeServiceServicer):
         self.drops_next_session = False  # taken, but its welcome never arrives
         self.lock_text = ""
         self.python_minor = "3.11"
-        self.lifetime = timedelta(days=7)
+        self.lifetime = self.gate_lifetime = timedelta(days=7)
         self.break_renewals = False
         self.renewals: list[int] = []
         self.port = 0
@@ -159,6 +160,12 @@ class NodeDaemon(NodeServiceServicer):
         if request.kind == pb.CERTIFICATE_KIND_DASK:
             issued = self.dask_ca.issue(request.csr_der, f"spiffe://{CLUSTER_ID}/dask/main/n", server=True)
             return pb.RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=self.dask_ca.cert_pem)
+        if request.kind == pb.CERTIFICATE_KIND_GATE:
+            issued = self.cluster_ca.issue(
+                request.csr_der, f"spiffe://{CLUSTER_ID}/gate/n", lifetime=self.gate_lifetime,
+                dns=(gate_name("n"),), server=True,
+            )  # fmt: skip
+            return pb.RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=self.cluster_ca.cert_pem)
         authority = CertificateAuthority.create("another") if self.break_renewals else self.cluster_ca
         issued = authority.issue(request.csr_der, f"spiffe://{CLUSTER_ID}/node/n", lifetime=self.lifetime)
         return pb.RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=self.cluster_ca.cert_pem)
@@ -170,8 +177,12 @@ class NodeDaemon(NodeServiceServicer):
 
     def _welcome(self) -> pb.Welcome:
         return pb.Welcome(
-            node_id="n", epoch=len(self.streams), heartbeat_interval_seconds=self.interval, spec=self.spec,
-            server_clock_unix_seconds=time.time(), server_addresses=self.server_addresses,
+            node_id="n",
+            epoch=len(self.streams),
+            heartbeat_interval_seconds=self.interval,
+            spec=self.spec,
+            server_clock_unix_seconds=time.time(),
+            server_addresses=self.server_addresses,
         )
 
     async def _read(self, requests: Any, stream: Stream) -> None:

@@ -153,7 +153,7 @@ def status() -> GetStatusResponse:
                 scheduler_unit="clusterai-scheduler@main.service",
                 scheduler_state="running",
                 scheduler_address="tls://tower:8786",
-                dashboard_address="http://127.0.0.1:8787/status",
+                dashboard_address="http://127.0.0.1:8787/",
                 worker_count=3,
                 thread_count=40,
                 memory_limit_bytes=62 * GIB,

@@ -46,6 +46,9 @@ def test_the_agent_starts_restarts_and_stops_its_workers(node: Machine) -> None:
         ("StopUnit", "ss", ("dbus.service", "replace")),
         ("RestartUnit", "ss", ("clusterai-agent.service", "replace")),
         ("StartUnit", "ss", ("clusterai-worker@..-0.service", "replace")),
+        ("StartUnit", "ss", ("clusterai-gate@x.service", "replace")),
+        ("StartUnit", "ss", ("ollama.service", "replace")),
+        ("StopUnit", "ss", ("ollama.service", "replace")),
         ("KillUnit", "ssi", (WORKER, "all", "9")),
         ("SetUnitProperties", "sba(sv)", (WORKER, "true", "1", "MemoryMax", "t", "1000000")),
         ("EnableUnitFiles", "asbb", ("1", WORKER, "true", "false")),
@@ -57,6 +60,26 @@ def test_the_agent_starts_restarts_and_stops_its_workers(node: Machine) -> None:
 def test_the_agent_may_do_nothing_else(node: Machine, method: str, signature: str, values: tuple[str, ...]) -> None:
     node.run(["systemctl", "start", WORKER])
     assert is_refused(call(node, "clusterai-agent", method, signature, *values))
+
+
+@pytest.mark.parametrize("unit", ["clusterai-gate.service", "clusterai-mirror.service"])
+def test_the_agent_controls_the_gate_and_the_way_to_the_server_s_models(node: Machine, unit: str) -> None:
+    try:
+        assert call(node, "clusterai-agent", "StartUnit", "ss", unit, "replace") == ""
+        for method in ("ReloadUnit", "TryRestartUnit", "RestartUnit", "StopUnit"):
+            assert not is_refused(call(node, "clusterai-agent", method, "ss", unit, "replace")), method
+    finally:
+        node.run(["systemctl", "stop", unit])
+        node.run(["systemctl", "reset-failed", unit], check=False)
+
+
+def test_the_agent_may_restart_ollama_and_never_start_it(node: Machine) -> None:
+    """Where there is no such unit, polkit's yes shows in that systemd goes on and misses it."""
+    for method in ("RestartUnit", "TryRestartUnit"):
+        assert not is_refused(call(node, "clusterai-agent", method, "ss", "ollama.service", "replace")), method
+    values = transient("ollama.service")
+    assert is_refused(call(node, "clusterai-agent", "StartTransientUnit", "ssa(sv)a(sa(sv))", *values))
+    assert node.finished(["test", "-e", "/etc/owned"]).returncode != 0
 
 
 @pytest.mark.parametrize("user", ["clusterai-dask", "nobody"])
@@ -92,6 +115,41 @@ def test_the_daemon_controls_its_scheduler_and_nothing_else(cluster: Cluster) ->
         server.run(["systemctl", "reset-failed", scheduler], check=False)
     for unit in (WORKER, "clusterai-agent.service", "systemd-journald.service", "clusterai-scheduler@a/b.service"):
         assert call(server, "clusterai", "StartUnit", "ss", unit, "replace") != "", unit
-    refused = call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient("ollama.service"))
-    assert is_refused(refused)
+
+
+@pytest.mark.parametrize("unit", ["ollama.service", "nginx.service", "clusterai-gate.service"])
+def test_no_unit_that_may_be_missing_can_be_made_up_by_the_daemon(cluster: Cluster, unit: str) -> None:
+    server = cluster.server
+    assert is_refused(call(server, "clusterai", "StartUnit", "ss", unit, "replace"))
+    assert is_refused(call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient(unit)))
     assert server.finished(["test", "-e", "/etc/owned"]).returncode != 0
+
+
+@pytest.mark.parametrize("unit", ["clusterai-gateway.service", "open-webui.service"])
+def test_the_daemon_starts_stops_and_reloads_what_serves_the_gateway(cluster: Cluster, unit: str) -> None:
+    server = cluster.server
+    before = server.unit(unit, "ActiveState")
+    for method in ("StopUnit", "StartUnit", "RestartUnit", "ReloadOrRestartUnit"):
+        assert not is_refused(call(server, "clusterai", method, "ss", unit, "replace")), method
+    assert is_refused(call(server, "clusterai", "KillUnit", "ssi", unit, "all", "9"))
+    template = server.run(["systemctl", "show", "--value", "--property=FragmentPath", unit]).strip()
+    server.shell(f"systemctl stop {unit}; mv {template} /run/template && systemctl daemon-reload")
+    try:
+        assert is_refused(call(server, "clusterai", "StartTransientUnit", "ssa(sv)a(sa(sv))", *transient(unit)))
+    finally:
+        server.shell(f"mv /run/template {template} && systemctl daemon-reload")
+        if before == "active":
+            server.run(["systemctl", "start", unit])
+    assert server.finished(["test", "-e", "/etc/owned"]).returncode != 0
+
+
+def test_the_daemon_restarts_an_ollama_and_does_not_start_or_stop_one(cluster: Cluster) -> None:
+    server = cluster.server
+    server.shell("printf '[Service]\\nExecStart=/bin/sleep 1000\\n' >/run/systemd/system/ollama.service")
+    server.run(["systemctl", "daemon-reload"])
+    try:
+        assert is_refused(call(server, "clusterai", "StartUnit", "ss", "ollama.service", "replace"))
+        assert call(server, "clusterai", "RestartUnit", "ss", "ollama.service", "replace") == ""
+        assert is_refused(call(server, "clusterai", "StopUnit", "ss", "ollama.service", "replace"))
+    finally:
+        server.shell("systemctl stop ollama.service; rm /run/systemd/system/ollama.service; systemctl daemon-reload")

@@ -10,10 +10,10 @@ from clusterai.files import CannotWrite
 from clusterai.units import Units
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
 from clusterai_agent.addresses import Address, local_address_towards
+from clusterai_agent.certificates import dask_certificate
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.facts import own_addresses
 from clusterai_agent.server import Server
-from clusterai_agent.supervisor.dask_certificate import DaskCertificate
 from clusterai_agent.supervisor.desired import Desired, Limits, contact_host, decide, host_and_port, scheduler_at
 from clusterai_agent.supervisor.environments import Environments
 from clusterai_agent.supervisor.workers import Ground, Workers
@@ -29,13 +29,13 @@ class Supervisor:
     """The node's desired and observed state. Until the daemon has said what it wants, everything is left as it is."""
 
     def __init__(
-        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[NodeStatus], None]
+        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[], None]
     ) -> None:
         compute = config.state.compute_directory
         self._config, self._limits, self._units, self._server = config, limits, units, server
         self._changed = changed
         self._environments = Environments(compute / "env", config.environment, server, self.wake)
-        self._certificate = DaskCertificate(compute / "tls", server)
+        self._certificate = dask_certificate(compute, server)
         self._workers = Workers(compute / "workers", units)
         self._desired: Desired | None = None
         self._waiting_for = ""
@@ -155,7 +155,7 @@ class Supervisor:
         )
         if status != self._status:
             self._status = status
-            self._changed(status)
+            self._changed()
 
     async def _watch_units(self) -> None:
         """Wake up when a unit changes; the back-end may lose its bus, then the slow look is what remains."""

@@ -12,8 +12,11 @@ from clusterai.ids import UnitName
 RULE_FILES = "/usr/share/polkit-1/rules.d/50-cluster*.rules"
 _PACKAGES = {
     "clusterai-worker@": "clusterai-agent",
+    "clusterai-gate.": "clusterai-agent",
+    "clusterai-mirror.": "clusterai-agent",
     "clusterai-agent": "clusterai-agent",
     "clusterai": "clusteraid",
+    "open-webui": "clusteraid",
 }
 
 
@@ -37,7 +40,8 @@ class UnitsConfig:
     """How units are controlled.
 
     The process back-end finds what to start in `launch_directories`: the unit `clusterai-worker@x.service` is described
-    by `x.json` in the directory of `clusterai-worker`. `bus_address` replaces the system bus.
+    by `x.json` in the directory of `clusterai-worker`, and `clusterai-gate.service` by `gate.json` in that of
+    `clusterai-gate`. `bus_address` replaces the system bus.
     """
 
     back_end: Literal["systemd", "process"] = "systemd"
@@ -114,6 +118,12 @@ class Units(Protocol):
 
     async def restart(self, unit: UnitName) -> None:
         """Stop the unit if it runs, and start it. Raises like `start`."""
+
+    async def try_restart(self, unit: UnitName) -> None:
+        """Restart the unit if it runs; one that does not is left alone. Raises like `start`."""
+
+    async def reload(self, unit: UnitName) -> None:
+        """Let the unit read its configuration again; one that does not run, or cannot, is left alone."""
 
     async def check_permission(self, unit: UnitName) -> None:
         """Change nothing; raise NotPermitted when this user may not control the unit, UnitMissing for none."""

@@ -131,6 +131,14 @@ async def end(process: Process, over: "asyncio.Future[str]", grace_seconds: floa
         await asyncio.wait([over], timeout=_KILL_SECONDS)
 
 
+def hang_up(process: Process) -> bool:
+    """Send SIGHUP; return whether the process was there to get it."""
+    if not process.alive:
+        return False
+    _send(process, signal.SIGHUP, os.kill)
+    return True
+
+
 def _send(process: Process, number: int, send: Callable[[int, int], None]) -> None:
     if process.alive:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -23,8 +23,13 @@ from clusterai.units.children import Process
 
 log = logging.getLogger(__name__)
 
-_UNIT = re.compile(r"(clusterai-[a-z]+)@([a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?)\.service")
-_DESCRIPTIONS = {"worker": "Cluster AI: Dask worker", "scheduler": "Cluster AI: Dask scheduler of the pool"}
+_UNIT = re.compile(r"(clusterai-([a-z]+))(?:@([a-z0-9](?:[a-z0-9-]{0,78}[a-z0-9])?))?\.service")
+_DESCRIPTIONS = {
+    "worker": "Cluster AI: Dask worker",
+    "scheduler": "Cluster AI: Dask scheduler of the pool",
+    "gate": "Cluster AI: gate of this node's Ollama",
+    "mirror": "Cluster AI: way to the server's models",
+}
 STOP_SECONDS = 30.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _STEADY_SECONDS = 60.0  # who ran this long starts again at the first delay
@@ -98,6 +103,10 @@ class _Child:
         self._place.record.unlink(missing_ok=True)
         self._note(active_state="inactive", sub_state="dead", main_process_id=0, since_unix_seconds=time.time())
 
+    def reload(self) -> bool:
+        """Ask the process to read its files anew; False when none runs."""
+        return self._process is not None and children.hang_up(self._process)
+
     async def leave(self) -> None:
         """Stop watching; the process goes on and is found again by the next owner."""
         tasks = [task for task in (self._keeping, self._over) if task is not None]
@@ -169,7 +178,7 @@ class _Child:
 
     def _description(self) -> str:
         instance = self._place.unit.partition("@")[2].removesuffix(".service")
-        return f"{_DESCRIPTIONS.get(self._place.kind, 'Cluster AI:')} {instance}"
+        return f"{_DESCRIPTIONS.get(self._place.kind, 'Cluster AI:')} {instance}".rstrip()
 
 
 class ProcessUnits:
@@ -226,6 +235,25 @@ class ProcessUnits:
             await self._stop(unit)
             self._start(place)
 
+    async def try_restart(self, unit: UnitName) -> None:
+        """Stop, then start, if it runs."""
+        place = self._place(unit)
+        async with self._lock(unit):
+            child = self._children.get(unit)
+            if child is not None and child.kept:
+                await child.stop()
+                child.start()
+            else:
+                log.debug("%s does not run: nothing to restart", place.unit)
+
+    async def reload(self, unit: UnitName) -> None:
+        """Send SIGHUP to the process, if it runs."""
+        self._place(unit)
+        async with self._lock(unit):
+            child = self._children.get(unit)
+            if child is not None:
+                child.reload()
+
     async def check_permission(self, unit: UnitName) -> None:
         """Our own children we may always control."""
         self._place(unit)
@@ -265,8 +293,8 @@ class ProcessUnits:
             raise UnitMissing(unit)
         return _Place(
             unit,
-            kind=match[1].removeprefix("clusterai-"),
-            spec=directory / f"{match[2]}.json",
+            kind=match[2],
+            spec=directory / f"{match[3] or match[2]}.json",
             log_file=self._config.log_directory / f"{unit}.log",
             record=self._records / f"{unit}.json",
         )

@@ -118,6 +118,23 @@ class SystemdUnits:
         """Restart the unit, or start it, and wait until its job is done."""
         await self._job("restart", "RestartUnit", unit)
 
+    async def try_restart(self, unit: UnitName) -> None:
+        """Restart the unit if it runs, and wait until its job is done."""
+        await self._job("restart", "TryRestartUnit", unit)
+
+    async def reload(self, unit: UnitName) -> None:
+        """Let the unit read its configuration again, where it runs and has a way to."""
+        self._known.add(unit)
+        try:
+            (path,) = await self._call(_MANAGER, "LoadUnit", "s", unit)
+            common = await self._properties(path, _UNIT)
+        except _Refused as error:
+            raise _translated(error, "reload", unit) from error
+        if common.get("LoadState") == "not-found":
+            raise UnitMissing(unit)
+        if common.get("ActiveState") == "active" and common.get("CanReload"):
+            await self._job("reload", "ReloadUnit", unit)
+
     async def check_permission(self, unit: UnitName) -> None:
         """Ask polkit through the one verb that changes nothing on a unit that has not failed: `reset-failed`."""
         try:

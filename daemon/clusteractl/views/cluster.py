@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clusteractl.output import Block, paragraph
 from clusteractl.tables import Column, Table
 from clusteractl.words import plural, printable, size, span, word
-from clusterai.v1.cluster_pb2 import CheckOutcome, CheckResult, GetStatusResponse, PoolStatus
+from clusterai.v1.cluster_pb2 import CheckOutcome, CheckResult, GetStatusResponse, ModelsStatus, PoolStatus
 from clusterai.v1.types_pb2 import EnvironmentSpec
 
 _LABEL = 9
@@ -34,6 +34,7 @@ def status_page(status: GetStatusResponse, now: float, width: int) -> list[Block
     pairs = [("nodes", _nodes(status))]
     for pool in status.pools:
         pairs += [("pool" if name == "" else "", text) for name, text in _pool(pool)]
+    pairs += [("models" if first else " ", text) for first, text in _models(status.models)]
     pairs.append(("server", ", ".join(status.server_addresses)))
     pairs += [("problem", problem) for problem in status.problems]
     head = f"Cluster {status.cluster_id}, clusteraid {status.server_version}{up}"
@@ -82,6 +83,16 @@ def _pool(pool: PoolStatus) -> list[tuple[str, str]]:
     lines = [("", f"{state}, {has}")]
     lines += [(" ", place) for place in places if not place.endswith(" ")]
     return [*lines, (" ", environment_line(pool.environment))] if pool.environment.python_minor else lines
+
+
+def _models(models: ModelsStatus) -> list[tuple[bool, str]]:
+    """What is served and by which gateway; nothing where the server tells nothing of models."""
+    if not models.gateway_state:
+        return []
+    served = f"{plural(models.model_count, 'model')} on {plural(models.node_count, 'node')}"
+    why = f" ({models.reason})" if models.reason else ""
+    line = f"{served if models.model_count else 'none yet'}, gateway {models.gateway_state}{why}"
+    return [(True, line), *((False, url) for url in models.gateway_urls[:1])]
 
 
 def _importance(item: tuple[str, str]) -> tuple[bool, str]:

@@ -35,16 +35,17 @@ class EnrollmentServicer(EnrollmentServiceServicer):
     async def RequestApproval(
         self, requests: AsyncIterator[pb.RequestApprovalRequest], context: Any
     ) -> AsyncIterator[pb.RequestApprovalResponse]:
-        opening = (await _step(requests, "opening")).opening
-        admission = _admission(opening.node_name, opening.csr_der, opening.facts, opening.facts.clock_unix_seconds)
-        entry = await self._approvals.open(opening.commitment, admission)
-        try:
-            yield pb.RequestApprovalResponse(challenge=pb.ApprovalChallenge(nonce=entry.server_nonce))
-            self._approvals.reveal(entry, (await _step(requests, "reveal")).reveal.nonce)
-            grant = await self._approvals.settle(entry, lambda: _confirmation(requests))
-            yield pb.RequestApprovalResponse(issued=self._response(grant))
-        finally:
-            self._approvals.close(entry)
+        with self._approvals.round(CURRENT_CALLER.get().address):
+            opening = (await _step(requests, "opening")).opening
+            admission = _admission(opening.node_name, opening.csr_der, opening.facts, opening.facts.clock_unix_seconds)
+            entry = await self._approvals.open(opening.commitment, admission)
+            try:
+                yield pb.RequestApprovalResponse(challenge=pb.ApprovalChallenge(nonce=entry.server_nonce))
+                self._approvals.reveal(entry, (await _step(requests, "reveal")).reveal.nonce)
+                grant = await self._approvals.settle(entry, lambda: _confirmation(requests))
+                yield pb.RequestApprovalResponse(issued=self._response(grant))
+            finally:
+                self._approvals.close(entry)
 
     def _response(self, grant: Grant) -> pb.EnrollResponse:
         return pb.EnrollResponse(

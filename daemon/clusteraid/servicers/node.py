@@ -8,6 +8,7 @@ from clusterai.errors import BadRequest, TimedOut
 from clusterai.ids import IdentityKind
 from clusterai.v1.node_pb2 import (
     CERTIFICATE_KIND_DASK,
+    CERTIFICATE_KIND_GATE,
     CERTIFICATE_KIND_NODE,
     GetEnvironmentLockRequest,
     GetEnvironmentLockResponse,
@@ -60,6 +61,9 @@ class NodeServicer(NodeServiceServicer):
             dask = self._authority.dask(self._plan.name)
             issued = dask.issue(request.csr_der, node.node_id)
             return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=dask.ca_pem)
+        if request.kind == CERTIFICATE_KIND_GATE:
+            issued = self._authority.issue_gate(request.csr_der, node.node_id)
+            return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=self._authority.ca_pem)
         if request.kind != CERTIFICATE_KIND_NODE:
             raise BadRequest(what="kind", reason=f"{request.kind} is no kind of certificate")
         issued = await self._renewals.renew(caller, request.csr_der)

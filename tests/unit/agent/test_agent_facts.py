@@ -1,8 +1,9 @@
 """Facts about this machine and recorded others."""
 
+from clusterai.machine import hashed_machine_id
 from clusterai_agent.collectors.api import NoData
 from clusterai_agent.config import AgentConfig, WorkerSection
-from clusterai_agent.facts import cpu_model, hashed_machine_id, ordered, read_facts, refresh, worker_limits
+from clusterai_agent.facts import cpu_model, ordered, read_facts, refresh, worker_limits
 from clusterai_agent.nvml import Nvml
 
 PI = "processor\t: 0\nCPU part\t: 0xd08\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"

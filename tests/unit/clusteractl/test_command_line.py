@@ -11,12 +11,14 @@ from click.testing import CliRunner
 import clusteractl
 from clusteractl.__main__ import main
 from clusteractl.cli import cli
-from clusteractl.inputs import SPAN, unit_name
+from clusteractl.inputs import RATE, SPAN, unit_name
 from support.methods import METHODS
 
 WANTED = """
 status; node list; node show; node approve; node reject; node drain; node undrain; node remove; token create;
 token list; token revoke; unit list; unit start; unit stop; unit restart; worker list; dask env; logs; events; doctor;
+model list; model show; model pull; model place; model rm; model sync; model catalog; model recommend; why;
+key create; key list; key revoke; ca;
 login; logout; operator list; operator revoke; version; completion
 """
 
@@ -59,7 +61,7 @@ def test_every_command_has_the_common_options(path: tuple[str, ...]) -> None:
     assert re.search(r"--json .*--socket PATH .*--timeout SECONDS ", help_of(*path), re.DOTALL)
 
 
-@pytest.mark.parametrize("path", [(), ("node",), ("token",), *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("path", [(), ("node",), ("token",), ("model",), ("key",), *COMMANDS], ids=" ".join)
 def test_every_example_is_a_command_line_that_parses(path: tuple[str, ...]) -> None:
     """Nothing is run: the parsers alone say whether the words have sense."""
     examples = help_of(*path).partition("Examples:\n")[2].splitlines()
@@ -113,6 +115,19 @@ def test_a_group_alone_shows_its_help_and_is_a_usage_error(capsys: pytest.Captur
         (["dask", "env", "--pool", "../main"], "is not a valid name"),
         (["login"], "missing option '--server'"),
         (["completion", "tcsh"], "invalid value for"),
+        (["model", "pull", "a/b/c/d"], "'a/b/c/d' is no name of a model: it has more than three parts"),
+        (["model", "pull", "../etc"], "is no name of a model"),
+        (["model", "show", "llama\x1b[2J"], "is no name of a model"),
+        (["model", "pull", "a", "--limit", "fast"], "'fast' is not a rate; write 50M or 1G"),
+        (["model", "pull", "a", "--limit", "0"], "'0' is not a rate"),
+        (["model", "pull", "a", "--node", "../b"], "node '../b' is not a valid name"),
+        (["model", "pull", "a", "--gpu", "--replicas", "2"], "--node, --gpu and --replicas exclude each other"),
+        (["model", "place", "a"], "where the model shall be is missing"),
+        (["model", "catalog", "--size", "tiny"], "invalid value for '--size'"),
+        (["why", "a:"], "its tag is empty"),
+        (["key", "create", "ann", "--name", "bob"], "the key has two names, 'ann' and 'bob'"),
+        (["key", "create", "--dashboard", "--model", "a"], "a key of the dashboard opens no models"),
+        (["key", "create", "--rpm", "0"], "invalid value for '--rpm'"),
     ],
 )
 def test_a_wrong_command_line_is_a_sentence_and_a_hint(
@@ -145,6 +160,19 @@ def test_other_times_are_refused(text: str) -> None:
         SPAN.convert(text, None, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"), [("50M", 50 << 20), ("1G", 1 << 30), ("512k", 512 << 10), ("125000", 125000), (" 1g ", 1 << 30)]
+)
+def test_rates_have_units(text: str, rate: int) -> None:
+    assert RATE.convert(text, None, None) == rate
+
+
+@pytest.mark.parametrize("text", ["", "M", "0M", "-1M", "1.5M", "50 M", "1T", "50MB/s", "1023", "9999999999999G", "١M"])
+def test_other_rates_are_refused(text: str) -> None:
+    with pytest.raises(click.UsageError):
+        RATE.convert(text, None, None)
+
+
 def test_a_unit_without_a_suffix_is_a_service() -> None:
     assert [unit_name("nginx"), unit_name("a@b.c"), unit_name("x.service")] == [
         "nginx.service", "a@b.c.service", "x.service",
@@ -163,4 +191,4 @@ def test_every_method_that_is_called_exists_on_the_wire() -> None:
     source = "\n".join(path.read_text() for path in Path(clusteractl.__path__[0]).rglob("*.py"))
     called = set(re.findall(r'"([A-Z]\w+Service/[A-Z]\w+)"', source))
     assert called <= METHODS
-    assert len(called) == 23
+    assert len(called) == 34

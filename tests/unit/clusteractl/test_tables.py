@@ -5,13 +5,15 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from clusteractl.output import Block, printable_lines
+from clusteractl.output import Block, paragraph, printable_lines
 from clusteractl.tables import Column, Table, render
-from clusteractl.views import cluster, lists, nodes
-from support import samples
+from clusteractl.views import cluster, keys, lists, models, nodes, placement
+from clusterai.v1.model_pb2 import ListCatalogResponse
+from support import model_samples, samples
 
 WIDTH = 80
 WORST = [samples.tower(), samples.worst_node(), samples.phone(), samples.stranger()]
+MODELS = model_samples.worst_models()
 PAGES: dict[str, list[Block]] = {
     "node list": nodes.node_list(WORST, samples.NOW, WIDTH),
     "node show": nodes.node_page(samples.worst_node(), samples.NOW, WIDTH),
@@ -20,6 +22,17 @@ PAGES: dict[str, list[Block]] = {
     "operator list": lists.operator_list(samples.operators(), samples.NOW),
     "unit list": lists.unit_list(samples.units(), "systemd", samples.NOW),
     "status": cluster.status_page(samples.status(), samples.NOW, WIDTH),
+    "model list": models.model_list([*MODELS.models, model_samples.llama()], MODELS.drifts, WIDTH),
+    "model show": models.model_page(MODELS.models[0], MODELS.drifts, MODELS.settings, WIDTH),
+    "model catalog": placement.catalog_list(model_samples.catalog()),
+    "model recommend": placement.recommendation_list(model_samples.worst_recommendations(), WIDTH),
+    "model pull": placement.candidate_list("llama3.2:3b", model_samples.worst_candidates(), WIDTH),
+    "why": placement.route_page(model_samples.worst_route(), WIDTH),
+    "key list": keys.key_list(model_samples.keys(), samples.NOW),
+    "nothing yet": [
+        *models.model_list([], [], WIDTH), *placement.recommendation_list([], WIDTH), *keys.key_list([], samples.NOW),
+        *placement.catalog_list(ListCatalogResponse()),
+    ],
     "doctor": cluster.check_report([cluster.Check.of_server(check) for check in samples.checks()], WIDTH),
 }
 
@@ -61,6 +74,13 @@ def test_wide_characters_take_two_columns() -> None:
     lines = render(table, width=11, colour=False).splitlines()
     assert [cell_len(line) for line in lines] == [11, 11, 11]
     assert lines[1] == "日本語…   1"
+
+
+def test_wide_characters_take_two_columns_in_paragraphs_too() -> None:
+    text = paragraph("日本語 " * 20 + "語" * 100, indent="  ", width=40)
+    assert max(cell_len(line) for line in text.splitlines()) in (39, 40)
+    assert text.count("語") == 120
+    assert set(text) == set("日本語 \n")
 
 
 def test_states_are_coloured_only_when_asked() -> None:

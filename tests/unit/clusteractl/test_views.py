@@ -8,11 +8,11 @@ import pytest
 from clusteractl.output import Block, printable_lines
 from clusteractl.tables import Table, render
 from clusteractl.views import cluster, lists, nodes
-from clusterai.v1.cluster_pb2 import GetStatusResponse, PoolStatus
+from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus, PoolStatus
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINING, DrainNodeResponse
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR, CreateTokenResponse, Token
 from clusterai.v1.types_pb2 import WORKER_STATE_FAILED
-from support import samples
+from support import model_samples, samples
 from support.zone import in_utc
 
 WIDTH = 80
@@ -120,7 +120,7 @@ def test_the_status_is_a_few_lines() -> None:
           nodes    3 ready, 1 incompatible
           pool     main: running, 3 workers, 40 threads, 62.0 GiB
                    scheduler tls://tower:8786
-                   dashboard http://127.0.0.1:8787/status
+                   dashboard http://127.0.0.1:8787/
                    Python 3.11, dask 2026.8.0, distributed 2026.8.0, cloudpickle 3.1.2,
                    msgpack 1.2.4, numpy 2.4.6
           server   tower:7443
@@ -128,6 +128,17 @@ def test_the_status_is_a_few_lines() -> None:
                    port: 99999 is not a port
         """
     )
+
+
+def test_the_status_has_a_line_about_models_where_there_is_a_gateway() -> None:
+    status = samples.status()
+    status.models.CopyFrom(model_samples.served())
+    lines = text(cluster.status_page(status, samples.NOW, WIDTH)).splitlines()
+    assert "  models   2 models on 3 nodes, gateway running" in lines
+    assert "           https://tower.local:11434" in lines
+    status.models.CopyFrom(ModelsStatus(gateway_state="failed", reason="port 11434 is taken"))
+    lines = text(cluster.status_page(status, samples.NOW, WIDTH)).splitlines()
+    assert "  models   none yet, gateway failed (port 11434 is taken)" in lines
 
 
 def test_an_empty_cluster_says_how_to_begin() -> None:

@@ -86,6 +86,7 @@ def test_the_commands_ask_for_tls_and_nothing_else() -> None:
     assert "--no-dashboard --dashboard-address 127.0.0.1:0" in worker  # its health and metrics are not the network's
     assert "--host 192.0.2.7 --resources GPU=1.0" in worker
     assert "--host tls:// --port 8786" in scheduler
+    assert "--dashboard-prefix dask " in scheduler
     assert "--preload /p/dask_preload_scheduler.py" in scheduler
     assert "--host [::1]" in " ".join(replace(WORKER, contact_address="::1").command())
     assert WORKER.variables()["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] == "True"

@@ -160,6 +160,7 @@ def forged_request() -> bytes:
         (request_of(ec.generate_private_key(ec.SECP384R1())), "not EC P-256"),
         (forged_request(), "signature is wrong"),
     ],
+    ids=["empty", "no request", "long", "RSA", "P-384", "forged"],  # keys are new in each process
 )
 def test_a_bad_request_is_refused_with_the_reason(
     authority: CertificateAuthority, request_der: bytes, reason: str

@@ -5,13 +5,17 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.logs import JournalFormatter, configure_logs
-from clusterai.program import Notifier, feed_watchdog, run_program, stop_requested
+from clusterai.program import Notifier, feed_watchdog, run_interruptible, run_program, stop_requested
 
 
 class OutOfTea(ClusterAIError):
@@ -48,6 +52,57 @@ def test_an_unknown_error_is_a_traceback(error: Exception, capsys: pytest.Captur
 
 def test_ctrl_c_is_130() -> None:
     assert ending(KeyboardInterrupt()) == 130
+
+
+def test_ctrl_c_that_another_thread_takes_wakes_the_loop() -> None:
+    def interrupted_here() -> None:
+        time.sleep(0.2)  # by then the loop waits for events; if not, it is even easier
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.Event().wait()
+
+    thread, began = threading.Thread(target=interrupted_here), time.monotonic()
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_interruptible(main())
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        thread.join()
+    assert time.monotonic() - began < 50, "only the timeout woke the loop"
+
+
+_WILL_NOT_END = """
+import asyncio
+from clusterai.program import run_program
+
+async def main():
+    print("runs", flush=True)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("goes on", flush=True)
+
+run_program(main, "x")
+"""
+
+
+def test_a_second_ctrl_c_ends_what_does_not_end() -> None:
+    program = [sys.executable, "-c", _WILL_NOT_END]
+    environment = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "runs\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "goes on\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == -signal.SIGINT
+        finally:
+            process.kill()
 
 
 def test_what_main_returns_is_the_exit_code() -> None:

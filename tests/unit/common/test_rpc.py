@@ -1,10 +1,15 @@
-"""Errors across the wire, and addresses."""
+"""Options of gRPC, errors across the wire, and addresses."""
+
+from pathlib import Path
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
 from clusterai.errors import ClusterAIError, Status, TimedOut, Unreachable
 from clusterai.rpc import (
+    CLIENT_OPTIONS,
+    SERVER_OPTIONS,
     BadAddress,
     RemoteError,
     error_metadata,
@@ -110,3 +115,9 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(BadAddress) as refused:
         split_address(text, 7444)
     assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("option", sorted({name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS)}))
+def test_every_option_is_one_that_grpc_knows(option: str) -> None:
+    """GRPC ignores others silently. With a wrong one servers took keepalive for an attack and ended idle streams."""
+    assert option.encode() + b"\0" in Path(cygrpc.__file__).read_bytes()

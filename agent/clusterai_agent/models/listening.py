@@ -1,0 +1,52 @@
+"""Who listens on a port of this machine, and how many are connected to it: from the kernel's own table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
+_LIMIT = 8 << 20
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of this machine. `known` is false where the kernel hides its table."""
+
+    known: bool = False
+    listens: bool = False
+    exposed: bool = False  # to other machines
+    connections: int = 0
+
+
+def look(port: int) -> Port:
+    """Return how the port is now."""
+    texts = [text for table in _TABLES if (text := _read(table))]
+    return port_in("\n".join(texts), port) if texts else Port()
+
+
+def port_in(table: str, port: int) -> Port:
+    """Return how the port is by the lines of /proc/net/tcp and tcp6 (proc(5)): `sl local remote state …`, in hex."""
+    wanted, hosts, connections = f"{port:04X}", [], 0
+    for line in table.splitlines():
+        fields = line.split(maxsplit=4)
+        if len(fields) < 4 or not fields[1].endswith(f":{wanted}"):
+            continue
+        if fields[3] == _LISTEN:
+            hosts.append(fields[1].partition(":")[0])
+        connections += fields[3] == _ESTABLISHED
+    return Port(True, bool(hosts), any(not _is_loopback(host) for host in hosts), connections)
+
+
+def _is_loopback(host: str) -> bool:
+    """Addresses are words in the machine's byte order: 127.0.0.1 is 0100007F, and ::1 ends in 01000000."""
+    if len(host) == 8:
+        return host.endswith("7F")
+    return host == "0" * 24 + "01000000" or (host[16:24] == "FFFF0000" and host.endswith("7F"))
+
+
+def _read(table: Path) -> str:
+    try:
+        with table.open("rb") as file:
+            return file.read(_LIMIT).decode("ascii", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,156 @@
+"""Looks at this machine's Ollama: often at what is in its memory, less often at what is on its disk."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clusterai.errors import ClusterAIError
+from clusterai.units import Units, UnitStatus
+from clusterai.v1 import types_pb2 as types
+from clusterai.v1.types_pb2 import LoadedModel, OllamaModel
+from clusterai_agent.config import OllamaSection
+from clusterai_agent.models import answers, finder, listening
+from clusterai_agent.models.finder import Found
+from clusterai_agent.models.listening import Port
+from clusterai_agent.models.ollama_api import OllamaApi, OllamaOdd
+
+log = logging.getLogger(__name__)
+
+_THOROUGH_SECONDS = 10.0
+_SHOWS_AT_ONCE = 40  # of a hundred models nobody waits for the last one's shape
+_FOUND_NOTHING = Found(types.SERVICE_STATE_UNSPECIFIED)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How this machine's Ollama was when it was looked at last."""
+
+    found: Found = _FOUND_NOTHING
+    version: str = ""
+    models: Mapping[str, OllamaModel] = field(default_factory=dict)
+    mirrored: Mapping[str, bytes] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
+    unusable: int = 0
+    loaded: tuple[LoadedModel, ...] = ()
+    models_directory: Path | None = None
+    disk_free_bytes: int = 0
+    can_mirror: bool = False
+    port: Port = field(default_factory=Port)
+    unit: UnitStatus | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return bool(self.found.state == types.SERVICE_STATE_READY)
+
+
+class Observer:
+    """One Ollama. `look` never raises: what cannot be seen is part of what is seen."""
+
+    def __init__(self, section: OllamaSection, units: Units) -> None:
+        self._section, self._units = section, units
+        self._mirror_host = f"127.0.0.1:{section.mirror_port}"
+        self._shown: dict[bytes, OllamaModel] = {}  # capabilities and shape by digest
+        self._thorough_at = 0.0
+        self._asked = False
+        self.seen = Observation()
+
+    @property
+    def api(self) -> OllamaApi:
+        """The Ollama that is looked at."""
+        return OllamaApi(self._section.address or finder.default_address())
+
+    def look_closely(self) -> None:
+        """Let the next look be at everything: something was done."""
+        self._asked = True
+
+    @property
+    def stale(self) -> bool:
+        """Whether something was done since the last look began."""
+        return self._asked
+
+    async def look(self) -> Observation:
+        """Return how it is now."""
+        before, asked = self.seen, self._asked
+        self._asked = False
+        try:
+            loaded = answers.loaded_of(await self.api.get("/api/ps"))
+        except ClusterAIError as error:
+            failure: ClusterAIError | None = error
+        else:
+            failure = None
+            self.seen = Observation(**{**vars(before), "loaded": tuple(loaded)})
+        if asked or time.monotonic() >= self._thorough_at or (failure is None) != before.ready:
+            self.seen = await self._thorough(failure)
+            self._thorough_at = time.monotonic() + _THOROUGH_SECONDS
+        return self.seen
+
+    async def _thorough(self, failure: ClusterAIError | None) -> Observation:
+        facts: dict[str, Any] = {}
+        if failure is None:
+            try:
+                facts = await self._told()
+            except ClusterAIError as error:
+                failure = error
+        unit = await self._unit()
+        state = finder.found(unit, finder.binary(), failure, time.time())
+        return Observation(found=state, unit=unit, **facts, **await asyncio.to_thread(self._around))
+
+    async def _told(self) -> dict[str, Any]:
+        """What it says itself."""
+        version = answers.version_of(await self.api.get("/api/version"))
+        if not version:
+            raise OllamaOdd(address=self.api.address, reason="it tells no version")
+        tags = answers.Tags(await self.api.get("/api/tags"), self._mirror_host)
+        await self._learn(tags.models)
+        return {
+            "version": version,
+            "models": tags.models,
+            "mirrored": tags.mirrored,
+            "elsewhere": tuple(tags.elsewhere),
+            "unusable": tags.unusable,
+            "loaded": self.seen.loaded,
+        }
+
+    async def _learn(self, models: Mapping[str, OllamaModel]) -> None:
+        """Fill in what only `/api/show` tells, asked once for each digest."""
+        new = [model for model in models.values() if model.digest not in self._shown]
+        for model in new[:_SHOWS_AT_ONCE]:
+            try:
+                answer = await self.api.show(model.model)
+            except ClusterAIError as error:
+                log.info("cannot look at model %s: %s", model.model, str(error))
+                continue
+            self._shown[model.digest] = OllamaModel(
+                capabilities=answers.capabilities_of(answer), shape=answers.shape_of(answer)
+            )
+        present = {model.digest for model in models.values()}
+        self._shown = {digest: shown for digest, shown in self._shown.items() if digest in present}
+        for model in models.values():
+            if (shown := self._shown.get(model.digest)) is None:
+                continue
+            model.shape.CopyFrom(shown.shape)
+            if shown.capabilities:
+                del model.capabilities[:]
+                model.capabilities.extend(shown.capabilities)
+
+    async def _unit(self) -> UnitStatus | None:
+        try:
+            status = await self._units.status(finder.UNIT)
+        except ClusterAIError:
+            return None
+        return status if status.installed else None
+
+    def _around(self) -> dict[str, Any]:
+        """What this machine tells of it."""
+        directory = finder.models_directory(self._section.models_directory)
+        return {
+            "models_directory": directory,
+            "disk_free_bytes": finder.free_bytes(directory),
+            "can_mirror": directory is not None and finder.can_be_served(directory),
+            "port": listening.look(int(self.api.address.rpartition(":")[2])),
+        }
