@@ -598,21 +598,26 @@ def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     return options
 
 
+def program() -> str:
+    """What the messages begin with: other examples use these functions too."""
+    return Path(sys.argv[0]).name
+
+
 def connect() -> Any:
     """Return a Client for the configured scheduler; end with a sentence and a hint when there is none."""
     try:
         import dask
         from distributed import Client
     except ImportError as error:
-        sys.exit(f"census.py: {error}\n  run it with the cluster's environment: clusteractl dask env --create PATH")
+        sys.exit(f"{program()}: {error}\n  run it with the cluster's environment: clusteractl dask env --create PATH")
     if not dask.config.get("scheduler-address", None):
-        fix = "clusteractl dask env > cluster.env && . ./cluster.env, or: clusteraid local -- examples/census.py"
-        sys.exit(f"census.py: no cluster is configured\n  {fix}")
+        fix = f"clusteractl dask env > cluster.env && . ./cluster.env, or: clusteraid local -- {sys.argv[0]}"
+        sys.exit(f"{program()}: no cluster is configured\n  {fix}")
     try:
         client = Client(timeout=CONNECT_SECONDS)
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError) as error:
-        sys.exit(f"census.py: cannot reach the cluster: {error}\n  is it running? `clusteractl status` tells")
+        sys.exit(f"{program()}: cannot reach the cluster: {error}\n  is it running? `clusteractl status` tells")
     return client
 
 
@@ -628,15 +633,19 @@ def lost_work_explained() -> Iterator[None]:
     except (CancelledError, KilledWorker) as error:
         first = str(error).splitlines()[0]
         fix = "run it again; `clusteractl worker list` shows how the workers are"
-        sys.exit(f"census.py: a worker was lost with its part of the work ({first})\n  {fix}")
+        sys.exit(f"{program()}: a worker was lost with its part of the work ({first})\n  {fix}")
 
 
-def save(census: dict[str, Any], out: str) -> None:
-    document = json.dumps(census, indent=1)
+def save(found: dict[str, Any], out: str) -> None:
+    """Write the result; end with a sentence when that is not possible."""
+    document = json.dumps(found, indent=1)
     if out == "-":
         print(document)
-    else:
+        return
+    try:
         Path(out).write_text(document + "\n", encoding="ascii")
+    except OSError as error:
+        sys.exit(f"{program()}: cannot write {out}: {error.strerror}\n  choose another file with --out")
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -652,10 +661,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         census = Census(crew, root, options.limit, Progress(quiet))
         census.run()
         found = result(census, crew, time.monotonic() - started)
-    try:
-        save(found, options.out)
-    except OSError as error:
-        sys.exit(f"census.py: cannot write {options.out}: {error.strerror}\n  choose another file with --out")
+    save(found, options.out)
     if not quiet and options.out != "-":
         print("\n".join(table(found)))
         print(f"\n{found['seconds']:.1f} s. All of it, with every path, is in {options.out}:")

@@ -59,13 +59,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigUnreadable(path, f"not TOML: {error}") from error
 
 
-def decode(cls: type[T], table: Mapping[str, Any], *, file: Path) -> T:
+def decode(cls: type[T], table: Mapping[str, Any], *, file: Path, prefix: str = "") -> T:
     """Return the dataclass filled from the table; what the table leaves out keeps the class's default.
+
+    `prefix` stands before the keys that errors name: where in the file the table is.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or a value that the class's own `validate` refuses.
     """
-    return _Decoder(file).section(cls, table, "")
+    return _Decoder(file).section(cls, table, prefix)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from clusterai.pip_output import EnvironmentBuildFailed
 from clusterai.pythons import NoSuchPython, available_minors, find_python, require_python
 
 __all__ = [
+    "TELL_VERSIONS",
     "BadLock",
     "Built",
     "EnvironmentBuildFailed",
@@ -62,14 +63,16 @@ _GUARD = (
     "import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL);"
     "os.getppid()==int(sys.argv[1]) or sys.exit(1);os.execv(sys.argv[2],sys.argv[2:])"
 )
-_VERIFY = """
-import json, platform, sys
+TELL_VERSIONS = """
+import json, platform
 from importlib.metadata import distributions
-import dask, distributed, distributed.cli.dask_worker, distributed.cli.dask_scheduler
-import bokeh, cloudpickle, lz4.frame, msgpack, numpy
 versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
 print(json.dumps(versions | {"python": platform.python_version()}))
 """
+PROOF = f"""
+import dask, distributed, distributed.cli.dask_worker, distributed.cli.dask_scheduler
+import bokeh, cloudpickle, lz4.frame, msgpack, numpy
+{TELL_VERSIONS}"""
 
 
 class EnvironmentBusy(ClusterAIError):
@@ -130,11 +133,13 @@ def remove_others(root: Path, keep: Collection[str]) -> tuple[str, ...]:
     return tuple(removed)
 
 
-async def build(directory: Path, lock_text: str, python: Path, *, index: IndexConfig, progress: Progress) -> Built:
+async def build(
+    directory: Path, lock_text: str, python: Path, *, index: IndexConfig, progress: Progress, proof: str = PROOF
+) -> Built:
     """Build the environment unless it is there already, and return what it contains.
 
-    `progress` hears a fraction in 0..1 and what is being done. Takes an hour at most. A failed or cancelled build
-    leaves nothing behind; a killed one leaves what the next call removes.
+    `progress` hears a fraction in 0..1 and what is being done. `proof` is Python that runs in it and tells versions.
+    Takes an hour at most. A failed or cancelled build leaves nothing behind; a killed one what the next call removes.
 
     Raises:
         EnvironmentBuildFailed: why, in a sentence, with the fix; its subclasses tell the causes apart.
@@ -148,7 +153,7 @@ async def build(directory: Path, lock_text: str, python: Path, *, index: IndexCo
     with _claimed(directory):
         try:
             async with _deadline(_BUILD_SECONDS):
-                return await _Build(directory, lock_text, python, index, progress).run()
+                return await _Build(directory, lock_text, python, index, progress, proof).run()
         except OSError as error:
             raise pip_output.explain([str(error)], directory, "") from error
         finally:
@@ -236,8 +241,10 @@ def _remove_empty(directory: Path) -> None:
 class _Build:
     """One build: the virtual environment, pip, the proof that it imports, the mark."""
 
-    def __init__(self, directory: Path, lock_text: str, python: Path, index: IndexConfig, progress: Progress) -> None:
-        self._directory, self._lock, self._source = directory, lock_text, python
+    def __init__(
+        self, directory: Path, lock_text: str, python: Path, index: IndexConfig, progress: Progress, proof: str
+    ) -> None:
+        self._directory, self._lock, self._source, self._proof = directory, lock_text, python, proof
         self._index, self._progress = index, progress
         self._minor = ""
         self._done = 0.0
@@ -295,7 +302,7 @@ class _Build:
 
     async def _verified(self) -> dict[str, str]:
         async with _deadline(_VERIFY_SECONDS):
-            lines = await self._run([str(self._directory / "bin/python"), "-I", "-c", _VERIFY])
+            lines = await self._run([str(self._directory / "bin/python"), "-I", "-c", self._proof])
         try:
             versions = json.loads(lines[-1])
         except (ValueError, IndexError) as error:

@@ -46,7 +46,12 @@ class ModelName:
         namespace = parts[-2] if len(parts) > 1 else _NAMESPACE
         host = parts[0] if len(parts) > 2 else _REGISTRY
         name = cls(host, namespace, last, tag or _TAG)
-        if not _HOST.fullmatch(host) or not all(_PART.fullmatch(part) for part in (namespace, last, name.tag)):
+        plain = text.isascii()  # `lower` makes a k of the Kelvin sign
+        if (
+            not plain
+            or not _HOST.fullmatch(host)
+            or not all(_PART.fullmatch(part) for part in (namespace, last, name.tag))
+        ):
             raise BadModelName(name=text[:80], reason="a part is empty, too long, or has other characters")
         return name
 

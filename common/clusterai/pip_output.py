@@ -8,7 +8,7 @@ from clusterai.errors import ClusterAIError, Status
 
 class EnvironmentBuildFailed(ClusterAIError):
     code, status = "environment-build-failed", Status.FAILED
-    message = "the compute environment could not be built: {reason}"
+    message = "the environment could not be built: {reason}"
     hint = "{fix}"
 
     def __init__(self, reason: str, fix: str = "see the log for pip's output; the next start tries again") -> None:

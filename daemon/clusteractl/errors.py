@@ -80,12 +80,12 @@ class NoSuchModel(ClusterAIError):
 class FitsNowhere(ClusterAIError):
     code, status = "fits-nowhere", Status.FAILED
     message = "no node can take {model}"
-    hint = "see what fits with: clusteractl model catalog --fits"
+    hint = "see what fits with: clusteractl model catalog --fits; and which nodes there are with: clusteractl node list"
 
 
 class PullFailed(ClusterAIError):
     code, status = "pull-failed", Status.FAILED
-    message = "{model} is not everywhere where it shall be: {reason}"
+    message = "the pull of {model} has not come to its end: {reason}"
     hint = "nodes try again by themselves; see: clusteractl model list {model}"
 
 

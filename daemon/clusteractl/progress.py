@@ -1,6 +1,6 @@
 """Progress of something long: bars on a terminal, one line a step elsewhere, nothing with --json."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class ManyProgress:
-    """The same for several things at once: the first argument says which. `end(title, line)` when one is done."""
+    """The same for several things at once: the first argument says which.
+
+    `end(title, line)` when one is done, `keep(titles)` when only these are still of interest.
+    """
 
     step: Callable[[str, float, str, str], None]
     end: Callable[[str, str], None]
+    keep: Callable[[Sequence[str]], None]
 
 
 @contextmanager
@@ -42,13 +46,17 @@ def progress_on(ctl: Ctl, title: str) -> Iterator[Progress]:
 def many_progress_on(ctl: Ctl, *titles: str) -> Iterator[ManyProgress]:
     """Show the progress of several things on stderr until the block ends; those with these titles from the start."""
     if ctl.out.as_json:
-        yield ManyProgress(lambda _title, _ratio, _short, _line: None, lambda _title, _line: None)
+        yield ManyProgress(lambda _title, _ratio, _short, _line: None, lambda _title, _line: None, _ignore)
     elif ctl.surroundings.draws:
         with _bars(titles, colour=ctl.out.colour) as progress:
             yield progress
     else:
         lines = _Lines(ctl.out.note)
-        yield ManyProgress(lines.step, lines.end)
+        yield ManyProgress(lines.step, lines.end, _ignore)
+
+
+def _ignore(_titles: Sequence[str]) -> None:
+    """Lines that were said stay said."""
 
 
 class _Lines:
@@ -82,12 +90,16 @@ class _Bars:
     def step(self, title: str, ratio: float, short: str, _line: str) -> None:
         self._bar.update(self.add(title), completed=ratio, words=printable(short))
 
+    def keep(self, titles: Sequence[str]) -> None:
+        for title in self._tasks.keys() - set(titles):
+            self._bar.remove_task(self._tasks.pop(title))
+
     def end(self, title: str, line: str) -> None:
         if title in self._ended:
             return
         self._ended.add(title)
         if title in self._tasks:
-            self._bar.update(self._tasks[title], visible=False)
+            self._bar.remove_task(self._tasks.pop(title))
         self._bar.console.print(printable(line), markup=False, soft_wrap=True)
 
 
@@ -108,4 +120,4 @@ def _bars(titles: tuple[str, ...], *, colour: bool) -> Iterator[ManyProgress]:
         bars = _Bars(bar)
         for title in titles:
             bars.add(title)
-        yield ManyProgress(bars.step, bars.end)
+        yield ManyProgress(bars.step, bars.end, bars.keep)

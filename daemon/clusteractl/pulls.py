@@ -1,6 +1,6 @@
 """Waiting for a pull: where it goes, then a bar a node on a terminal, lines elsewhere."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 
 from clusteractl.command import Ctl
@@ -11,11 +11,11 @@ from clusteractl.shape import shape
 from clusteractl.views.keys import UNKNOWN_URL, curl_line
 from clusteractl.views.models import pull_kind, pull_ratio
 from clusteractl.views.placement import candidate_list
-from clusteractl.words import listed, plural, size
+from clusteractl.words import download_size, listed, plural
 from clusterai.errors import ClusterAIError
 from clusterai.v1.cluster_pb2 import GetStatusRequest, GetStatusResponse
 from clusterai.v1.model_pb2 import NodePull, PullModelRequest, PullModelResponse
-from clusterai.v1.types_pb2 import PULL_STATE_FAILED, PullStatus
+from clusterai.v1.types_pb2 import PullStatus
 
 LONGEST_PULL = 7 * 86400.0
 _NAMED = 5
@@ -55,12 +55,14 @@ async def _pulled(ctl: Ctl, request: PullModelRequest) -> None:
 async def _followed(ctl: Ctl, request: PullModelRequest, steps: AsyncIterator[PullModelResponse]) -> PullModelResponse:
     """Show all steps and return the last; raise FitsNowhere when none of the candidates was chosen."""
     last = PullModelResponse()
-    nowhere = False
+    nowhere = request.dry_run
     with ExitStack() as shown:
         progress: ManyProgress | None = None
         async for step in steps:
             last = step
-            nowhere = _announced(ctl, request.model, step) or nowhere
+            _announced(ctl, request.model, step)
+            if step.candidates:
+                nowhere = not any(one.chosen for one in step.candidates)
             if step.nodes:  # the bars come after the candidates
                 progress = progress or shown.enter_context(many_progress_on(ctl))
                 _shown(step.nodes, progress)
@@ -69,16 +71,17 @@ async def _followed(ctl: Ctl, request: PullModelRequest, steps: AsyncIterator[Pu
     return last
 
 
-def _announced(ctl: Ctl, model: str, step: PullModelResponse) -> bool:
-    """Show a step's candidates, or with --json all of it; return whether none of the candidates was chosen."""
+def _announced(ctl: Ctl, model: str, step: PullModelResponse) -> None:
+    """Show a step's candidates, or with --json all of it."""
     if ctl.out.as_json:
         ctl.out.record(shape(step), "")
     elif step.candidates:
         ctl.out.show({}, candidate_list(model, step.candidates, ctl.out.width))
-    return bool(step.candidates) and not any(one.chosen for one in step.candidates)
 
 
-def _shown(nodes: Iterable[NodePull], progress: ManyProgress) -> None:
+def _shown(nodes: Sequence[NodePull], progress: ManyProgress) -> None:
+    """Show the nodes of a step; one that is no longer among them (the server fetched first) leaves its place."""
+    progress.keep([node.node_id for node in nodes])
     for node in nodes:
         if node.present:
             progress.end(node.node_id, f"{node.node_id}: ready")
@@ -91,8 +94,8 @@ def _step(name: str, pull: PullStatus, progress: ManyProgress) -> None:
     ratio, kind, source = pull_ratio(pull), pull_kind(pull) or "waiting", str(getattr(pull, "from"))
     words = f"{kind} from the {source}" if source and kind == "pulling" else kind
     moves = bool(pull.total_bytes) and kind != "waiting"
-    amount = f", {int(ratio * 10) * 10} % of {size(pull.total_bytes)}" if moves else ""
-    short = f"of {size(pull.total_bytes)}, {words}" if moves else words
+    amount = f", {int(ratio * 10) * 10} % of {download_size(pull.total_bytes)}" if moves else ""
+    short = f"of {download_size(pull.total_bytes)}, {words}" if moves else words
     why = f": {pull.reason}" if pull.reason else ""
     progress.step(name, ratio, short + why, f"{name}: {words}{amount}{why}")
 
@@ -102,11 +105,10 @@ def _check(model: str, last: PullModelResponse) -> None:
     wanting = [one for one in last.nodes if not one.present]
     if last.done and last.nodes and not wanting:
         return
-    failed = [one for one in wanting if one.pull.state == PULL_STATE_FAILED]
-    reasons = [f"{one.node_id}: {one.pull.reason or pull_kind(one.pull) or 'not there'}" for one in failed or wanting]
+    reasons = [f"{one.node_id}: {one.pull.reason or pull_kind(one.pull) or 'not there'}" for one in wanting]
     more = f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-    reason = "; ".join(reasons[:_NAMED]) + more or last.message or "the server ended the pull"
-    raise PullFailed(model=model, reason=reason)
+    told = last.message if last.done else "; ".join(reasons[:_NAMED]) + more
+    raise PullFailed(model=model, reason=told or "the server ended the pull")
 
 
 async def _next(cluster: Cluster, model: str) -> list[str]:

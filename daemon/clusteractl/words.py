@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_DOWNLOADS = ("B", "kB", "MB", "GB", "TB", "PB")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
 UNKNOWN = "unknown"
 _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?")  # ECMA-48: CSI, OSC, others
@@ -19,12 +20,21 @@ def printable(text: str) -> str:
 
 def size(count: float) -> str:
     """Return a number of bytes as `512 MiB` or `62.1 GiB`; `-` for none."""
+    return _scaled(count, 1024, _SIZES)
+
+
+def download_size(count: float) -> str:
+    """Return a number of bytes in powers of 1000, `815 MB` or `2.0 GB`, as Ollama shows models; `-` for none."""
+    return _scaled(count, 1000, _DOWNLOADS)
+
+
+def _scaled(count: float, step: int, units: Sequence[str]) -> str:
     if count <= 0:
         return "-"
     unit = 0
-    while count >= 1024 and unit < len(_SIZES) - 1:
-        count, unit = count / 1024, unit + 1
-    return f"{count:.0f} {_SIZES[unit]}" if count >= 100 or unit == 0 else f"{count:.1f} {_SIZES[unit]}"
+    while count >= step and unit < len(units) - 1:
+        count, unit = count / step, unit + 1
+    return f"{count:.0f} {units[unit]}" if count >= 100 or unit == 0 else f"{count:.1f} {units[unit]}"
 
 
 def span(seconds: float) -> str:

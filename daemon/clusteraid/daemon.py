@@ -21,6 +21,7 @@ from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_se
 from clusterai.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from clusterai.v1.key_pb2_grpc import add_KeyServiceServicer_to_server
 from clusterai.v1.log_pb2_grpc import add_LogServiceServicer_to_server
+from clusterai.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
@@ -36,11 +37,15 @@ from clusteraid.drain import Drains
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
 from clusteraid.gateway.gateway import Gateway, GatewayParts
+from clusteraid.gateway.served import Served
+from clusteraid.gateway.status import GatewayStatus
 from clusteraid.holds import Holds
-from clusteraid.local_node import LocalNode
+from clusteraid.local_node import LocalNode, is_own
 from clusteraid.machine_units import MachineUnits
+from clusteraid.models.catalogue import CatalogueFile
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.live import LiveModels
+from clusteraid.models.models import Models
 from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
@@ -52,6 +57,7 @@ from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
 from clusteraid.servicers.key import KeyServicer
 from clusteraid.servicers.log import LogServicer
+from clusteraid.servicers.model import ModelServicer
 from clusteraid.servicers.node import NodeServicer
 from clusteraid.servicers.node_admin import NodeAdminServicer
 from clusteraid.servicers.operator import OperatorServicer
@@ -124,6 +130,7 @@ class Daemon:
         self.units = MachineUnits(units, PoolName(config.pool.name))
         self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
         self.file = file
+        self.is_own = partial(is_own, machine_id=own_machine_id())
 
     async def load(self) -> None:
         """Read what the store knows, and build what depends on it."""
@@ -142,7 +149,7 @@ class Daemon:
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
-                self.entrance.revocations, self.reach, self.problems, numbers.next,
+                self.entrance.revocations, self.reach, self.problems, self.is_own, self.inventory.copy_limit,
             )
         )
         await self.gateway.load()
@@ -152,10 +159,15 @@ class Daemon:
         self.reloader.on_reloaded(lambda config: self.sessions.reconfigure(config.session))
 
     async def _load_models(self) -> None:
-        desired = DesiredModels(ModelStore(self.store))
+        config, desired = self.config, DesiredModels(ModelStore(self.store))
         await desired.load()
-        specs = SpecMaker(self.config.models, self.config.gateway)
-        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), lambda _: 0)
+        catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
+        self.reloader.on_reloaded(lambda _: catalogue.reload())
+        specs = SpecMaker(config.models, config.gateway)
+        has_mirror = self.config.gateway.directory.is_dir
+        self.inventory = LiveModels(self.nodes, desired, specs, self.is_own, has_mirror, catalogue.size_of)
+        status = GatewayStatus(config.gateway.status_port)
+        self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, status)
         self.inventory.begin()
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
@@ -192,7 +204,8 @@ class Daemon:
         about = AboutServer(
             self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
-        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems)
+        served = Served(self.gateway.urls, self.control, self.inventory)
+        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems, served.status)
         work = {
             "pool": self.pool.run(),
             "silence": self.sessions.watch(),
@@ -242,6 +255,7 @@ class Daemon:
             (add_WorkerServiceServicer_to_server, worker),
             (add_KeyServiceServicer_to_server, KeyServicer(self.gateway.keys, self.gateway.urls)),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
+            (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
             (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
             (
                 add_OperatorServiceServicer_to_server,

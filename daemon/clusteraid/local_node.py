@@ -23,9 +23,14 @@ _LOOPBACK = ("127.0.0.1", "::1")
 _FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
 
 
-def is_own(node: Node) -> bool:
-    """Whether the node is the server's own machine."""
-    return node.admitted_by == CREATED_BY or node.address in _LOOPBACK
+def is_own(node: Node, machine_id: str) -> bool:
+    """Whether the node is the server's own machine, whose id is given as agents tell theirs.
+
+    Copied machines may have one id and remote ones may come in by a tunnel: it takes the id and the address, which is
+    not known before the first session, or the token that only this machine's agent can read.
+    """
+    here = bool(machine_id) and node.facts.machine_id == machine_id
+    return node.admitted_by == CREATED_BY or (here and node.address in ("", *_LOOPBACK))
 
 
 class LocalNode:
@@ -45,6 +50,7 @@ class LocalNode:
     def node_enrolled(self, enrolment: Enrolment) -> None:
         """Listen to enrolments: once the own agent has joined, the token is gone."""
         if enrolment.role is Role.NODE and enrolment.token_id and enrolment.token_id == self._token_id:
+            self._nodes.find(enrolment.name).admitted_by = CREATED_BY
             self._joined.set()
             self._remove()
 

@@ -35,7 +35,7 @@ _STALL_SECONDS = 1.0  # a tick so late means that the daemon stood still, not th
 _UNSENT_LIMIT = 512
 _FAREWELL_SECONDS = 2.0
 _FACTS_LIMIT = _SAMPLE_LIMIT = 1 << 16
-_STATUS_LIMIT = 1 << 18  # a node may have hundreds of models
+_STATUS_LIMIT = 1 << 18  # some hundred bytes for each model on the node's disk
 _HYSTERESIS = 0.9
 _INTERVALS_TO_OFFLINE = 2.4  # 12 s at 5 s
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from clusterai import __version__
@@ -51,16 +51,16 @@ class AboutServer:
 
 
 class StatusReport:
-    """The whole cluster in one answer, and in one line. `models` tells what is served; None: no models here."""
+    """The whole cluster in one answer, and in one line. `models` tells what is served; None: no gateway here."""
 
     def __init__(
         self, about: AboutServer, nodes: Nodes, pool: PoolPort, store: Store, problems: Problems,
-        models: Callable[[], ModelsStatus | None] = lambda: None,
+        models: Callable[[], Awaitable[ModelsStatus | None]],
     ) -> None:  # fmt: skip
         self._about, self._nodes, self._pool, self._store, self._problems = about, nodes, pool, store, problems
         self._models = models
 
-    def response(self, pending: int) -> GetStatusResponse:
+    async def response(self, pending: int) -> GetStatusResponse:
         """Return the status; `pending` nodes wait for approval."""
         counts = {state.value: count for state, count in self._nodes.counts().items()}
         if pending:
@@ -72,7 +72,7 @@ class StatusReport:
             started_unix_seconds=self._about.started, pools=[pool],
             server_addresses=self._about.reach.cluster(), problems=self.problems(),
             configuration_file=self._about.configuration_file, ca_fingerprint=self._about.ca_sha256.hex(),
-            clock_unix_seconds=time.time(), ca_pem=self._about.ca_pem.decode(), models=self._models(),
+            clock_unix_seconds=time.time(), ca_pem=self._about.ca_pem.decode(), models=await self._models(),
         )
 
     def problems(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ import bench.agent
 import bench.daemon
 import bench.dask
 import bench.failover
+import bench.gateway
+import bench.models
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -21,6 +23,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "daemon-newest": bench.daemon.measure_newest,
     "failover": bench.failover.measure,
     "dask": bench.dask.measure,
+    "gateway": bench.gateway.measure,
+    "models": bench.models.measure,
 }
 
 

@@ -164,13 +164,13 @@ def _all_back(program: Program, fleet: Fleet, sessions: int) -> Return:
     """Count from when the server answers until the last agent is welcome; it has all processors, as a daemon has."""
     program.use(ALL)
     begun, machine, before = time.monotonic(), Machine.now(), Costs.of(program.process_id).cpu_seconds
-    fleet_before = fleet.report().cpu_seconds
-    report = fleet.wait_connected(_CONNECT_SECONDS, sessions=sessions)
-    spent, fleet_spent = Costs.of(program.process_id).cpu_seconds - before, report.cpu_seconds - fleet_before
-    ended = Machine.now()
+    first = fleet.report()
+    last = fleet.wait_connected(_CONNECT_SECONDS, sessions=sessions)
+    spent, ended = Costs.of(program.process_id).cpu_seconds - before, Machine.now()
+    fleet_spent = last.cpu_seconds - first.cpu_seconds
     busy = ended.busy_seconds - machine.busy_seconds + ended.stolen_seconds - machine.stolen_seconds
     others = max(busy - spent - fleet_spent, 0.0)
-    return Return(report.last_connected - begun, spent, fleet_spent, others, report.failures)
+    return Return(last.last_connected - begun, spent, fleet_spent, others, last.failures - first.failures)
 
 
 def _restarted(daemon: Daemon, fleet: Fleet, sessions: int, bare: Return) -> Iterator[Figure]:

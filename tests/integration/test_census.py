@@ -1,16 +1,12 @@
 """examples/census.py on a real Dask cluster, against a plain walk of the same tree."""
 
-import asyncio
 import hashlib
 import importlib.util
 import json
 import os
 import random
-import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from support.examples import dask, run
 from support.pool_environment import pool_environment
 from support.tree import ROOT
 
@@ -88,69 +85,13 @@ def reference(root: Path) -> Reference:
     return Reference(len(seen), size, groups)
 
 
-@asynccontextmanager
-async def dask(scratch: Path, *hosts: str) -> AsyncIterator[dict[str, str]]:
-    """A real scheduler and one worker for each loopback address: each address is a machine to the census."""
-    programs = (await pool_environment()) / "bin"
-    async with AsyncExitStack() as parts:
-        scheduler = await parts.enter_async_context(
-            program(
-                *(scratch, programs / "python", "-m", "distributed.cli.dask_scheduler"),
-                *("--host", "127.0.0.1", "--port", "0"),
-            )
-        )
-        address = await address_in(scheduler)
-        for host in hosts:
-            words = ("--host", host, "--no-nanny", "--nthreads", "2")
-            worker = program(scratch, programs / "python", "-m", "distributed.cli.dask_worker", address, *words)
-            await parts.enter_async_context(worker)
-        yield {**os.environ, "DASK_SCHEDULER_ADDRESS": address, "PATH": f"{programs}:{os.environ['PATH']}"}
-
-
-@asynccontextmanager
-async def program(scratch: Path, *command: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command), "--no-dashboard", stderr=asyncio.subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "DASK_TEMPORARY_DIRECTORY": str(scratch)},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
-
-
-async def address_in(scheduler: asyncio.subprocess.Process) -> str:
-    assert scheduler.stderr is not None
-    async with asyncio.timeout(60):
-        while line := (await scheduler.stderr.readline()).decode():
-            if "Scheduler at:" in line:
-                return line.split()[-1]
-    raise AssertionError("the scheduler ended")
-
-
-async def run(variables: dict[str, str], *arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        str(SCRIPT), *map(str, arguments), env=variables, cwd=cwd,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(120):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out.decode(), err.decode()
-
-
 def groups(result: dict[str, Any]) -> frozenset[frozenset[str]]:
     return frozenset(frozenset(f["path"] for f in group["files"]) for group in result["duplicates"]["largest"])
 
 
 async def test_it_finds_what_a_plain_walk_finds(tree: Path, tmp_path: Path) -> None:
     async with dask(tmp_path, "127.0.0.1") as variables:
-        code, out, err = await run(variables, tree, cwd=tmp_path)
+        code, out, err = await run(SCRIPT, variables, tree, cwd=tmp_path)
     assert code == 0, err
     result = json.loads((tmp_path / "census.json").read_text())
     expected = reference(tree)
@@ -170,7 +111,7 @@ async def test_it_finds_what_a_plain_walk_finds(tree: Path, tmp_path: Path) -> N
 
 async def test_each_machine_walks_its_own_tree_and_duplicates_are_found_across(tree: Path, tmp_path: Path) -> None:
     async with dask(tmp_path, "127.0.0.1", "127.0.0.2", "127.0.0.2") as variables:
-        code, out, err = await run(variables, tree, "--json", "--out", "-", cwd=tmp_path)
+        code, out, err = await run(SCRIPT, variables, tree, "--json", "--out", "-", cwd=tmp_path)
     assert code == 0, err
     assert err == ""
     result = json.loads(out)
@@ -184,7 +125,7 @@ async def test_each_machine_walks_its_own_tree_and_duplicates_are_found_across(t
 
 async def test_a_name_that_is_no_utf8_survives_json(tree: Path, tmp_path: Path) -> None:
     async with dask(tmp_path, "127.0.0.1") as variables:
-        code, _, err = await run(variables, tree, cwd=tmp_path)
+        code, _, err = await run(SCRIPT, variables, tree, cwd=tmp_path)
     assert code == 0, err
     result = json.loads((tmp_path / "census.json").read_text())
     paths = {os.fsencode(path) for group in groups(result) for path in group}
@@ -193,7 +134,7 @@ async def test_a_name_that_is_no_utf8_survives_json(tree: Path, tmp_path: Path) 
 
 async def test_a_limit_is_kept_and_shown(tree: Path, tmp_path: Path) -> None:
     async with dask(tmp_path, "127.0.0.1") as variables:
-        code, out, err = await run(variables, tree, "--limit", "50", cwd=tmp_path)
+        code, out, err = await run(SCRIPT, variables, tree, "--limit", "50", cwd=tmp_path)
     assert code == 0, err
     (machine,) = json.loads((tmp_path / "census.json").read_text())["machines"]
     assert 50 <= machine["files"] <= 200
@@ -204,14 +145,14 @@ async def test_a_limit_is_kept_and_shown(tree: Path, tmp_path: Path) -> None:
 async def test_what_goes_wrong_is_a_sentence(tmp_path: Path) -> None:
     programs = (await pool_environment()) / "bin"
     variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    code, _, err = await run(variables, cwd=tmp_path)
+    code, _, err = await run(SCRIPT, variables, cwd=tmp_path)
     assert code == 1
     assert "no cluster is configured\n  clusteractl dask env" in err
     async with dask(tmp_path, "127.0.0.1") as variables:
-        code, _, err = await run(variables, tmp_path / "absent", cwd=tmp_path)
+        code, _, err = await run(SCRIPT, variables, tmp_path / "absent", cwd=tmp_path)
         assert code == 1
         assert "absent: No such file or directory" in err
-        code, _, err = await run(variables, tmp_path, "--out", "/proc/result", cwd=tmp_path)
+        code, _, err = await run(SCRIPT, variables, tmp_path, "--out", "/proc/result", cwd=tmp_path)
         assert code == 1
         assert "cannot write /proc/result" in err
         assert "Traceback" not in err

@@ -36,7 +36,10 @@ async def person(daemon: KillableDaemon, admin: Ctl, home: Path, role: str) -> C
     return user
 
 
-READING = ("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version", "ca")
+READING = (
+    *("status", "node list", "worker list", "token list", "operator list", "unit list", "events", "version"),
+    *("ca", "key list"),
+)
 OF_NOBODY = (
     *("node show nobody", "node drain nobody", "node undrain nobody", "node remove nobody", "node reject nobody"),
     *("node approve nobody --code AAA-AAA", "token revoke aaaaaaaa", "operator revoke nobody", "unit stop nothing"),
@@ -68,6 +71,23 @@ async def test_the_authority_is_told_alike_on_the_server_and_to_a_viewer_elsewhe
     shown = authority.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert (await admin("ca", "--json")).data["ca_fingerprint"] == sha256(shown).hexdigest()
     assert (tmp_path / "viewer/.config/clusterai/ca.pem").read_text() == told
+
+
+async def test_a_key_of_the_real_daemon_is_made_listed_and_revoked(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "gateway").mkdir(mode=0o750)
+        settings = f'[gateway]\ndirectory = "{directory}/gateway"\nnames = ["chat.example.org"]\n'
+        async with killable_daemon(Path(directory), settings=settings) as daemon:
+            admin = Ctl(tmp_path, daemon.socket)
+            made = await admin("key", "create", "ann", "--model", "llama3.2:3b", "--ttl", "30d")
+            assert made.code == 0, made.err
+            assert made.out.startswith("cak1.")
+            assert "https://chat.example.org:11434/api/chat" in made.err
+            assert (await admin("key", "create", "--json")).data["key"]["name"]
+            assert [key["name"] for key in (await admin("key", "list", "--json")).data["keys"]].count("ann") == 1
+            assert (await admin("key", "revoke", "ann")).code == 0
+            assert (await admin("key", "revoke", "ann")).code == 3
+            assert "none yet, gateway stopped (its unit is not installed)" in (await admin("status")).out
 
 
 async def test_a_viewer_sees_and_may_not_change(daemon: KillableDaemon, admin: Ctl, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ async def test_a_model_that_is_not_there_exits_with_3_and_says_how_to_fetch_it(c
         (f"model rm {LLAMA}", "RemoveModel", {"model": LLAMA, "node_ids": []}, "from nas, pi4, tower"),
         (f"model rm {LLAMA} --node pi4", "RemoveModel", {"model": LLAMA, "node_ids": ["pi4"]}, "from pi4"),
         ("model rm none", "RemoveModel", {"model": "none:latest"}, "from no node: none has it"),
-        ("model sync", "SyncModels", {"model": ""}, "phone, llama3.2:3b: its copy has other content"),
+        ("model sync", "SyncModels", {"model": ""}, "phone has llama3.2:3b as 4c27e0f5b5ad"),
         (f"model sync {LLAMA}", "SyncModels", {"model": LLAMA}, "clusteractl model list"),
         ("key revoke ann", "RevokeKey", {"key": "ann"}, "Key k3v7q2xa of ann is revoked."),
         ("model catalog --size small --type code --for analysis --fits", "ListCatalog",
@@ -100,7 +100,7 @@ async def test_a_wish_says_where_a_model_shall_be(
 ) -> None:
     ended = await ctl("model", "place", LLAMA, *options.split())
     assert (ended.code, ended.err) == (0, "")
-    assert "  tower  fits in the 24 GiB of its GPU" in ended.out
+    assert "  tower  fits in the 24 GB of its GPU" in ended.out
     assert ended.out.endswith(f"clusteractl model list {LLAMA}\n")
     assert (await ctl("model", "pull", LLAMA, *options.split())).code == 0
     for method in ("PlaceModel", "PullModel"):
@@ -136,17 +136,17 @@ async def test_a_pull_says_where_it_goes_shows_its_steps_and_ends_with_what_is_n
     ended = await ctl("model", "pull", LLAMA, "--limit", "50M")
     assert ended.code == 0
     assert ended.err.splitlines() == [
-        "tower: pulling from the registry, 40 % of 2.0 GiB",
+        "tower: pulling from the registry, 40 % of 2.0 GB",
         "nas: waiting: tower fetches it first",
         "tower: ready",
-        "nas: pulling from the server, 70 % of 2.0 GiB",
+        "nas: pulling from the server, 70 % of 2.0 GB",
         "nas: ready",
     ]
     lines = ended.out.splitlines()
     assert lines[:3] == [
         "llama3.2:3b goes to",
-        "  tower  fits in the 24 GiB of its GPU (needs 3.0 GiB, 22.0 GiB free)",
-        "  nas    fits in its main memory only (needs 3.0 GiB, 10.0 GiB free)",
+        "  tower  fits in the 24 GB of its GPU, needs 3.0 GB, 22.0 GB free",
+        "  nas    fits in main memory (10 GB free), needs 3.0 GB",
     ]
     assert lines[6:9] == [
         "llama3.2:3b is ready on tower and nas. Use it:",
@@ -182,19 +182,26 @@ async def test_a_model_that_fits_nowhere_exits_with_1_and_says_why_of_each_node(
     for command in (("pull",), ("pull", "--dry-run"), ("place", "--gpu")):
         ended = await ctl("model", command[0], LLAMA, *command[1:])
         assert ended.code == 1
-        assert "  pi4    needs 1.9 GiB more memory than it has" in ended.out
+        assert "  pi4    needs 3 GB, has 1.1 GB free" in ended.out
         assert "clusteractl model catalog --fits" in ended.err
         assert "See it arrive" not in ended.out
     ended = await ctl("model", "pull", LLAMA, "--json")
     assert (ended.code, ended.error["code"], len(ended.records)) == (1, "fits-nowhere", 1)
 
 
+async def test_a_dry_run_in_a_cluster_without_nodes_fails(ctl: Ctl, daemon: FakeDaemon) -> None:
+    daemon.cluster.pull_steps = [PullModelResponse(model=LLAMA, done=True)]
+    ended = await ctl("model", "pull", LLAMA, "--dry-run")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"no node can take {LLAMA}" in ended.err
+
+
 async def test_a_node_that_fails_makes_the_pull_fail_and_is_named(ctl: Ctl, daemon: FakeDaemon) -> None:
     daemon.cluster.pull_steps = model_samples.failed_pull()
     ended = await ctl("model", "pull", LLAMA)
     assert ended.code == 1
-    assert "nas: failed, 70 % of 2.0 GiB: sha256 of a blob differs; tried again in 60 s" in ended.err.splitlines()
-    assert "not everywhere where it shall be: nas: sha256 of a blob differs; tried again in 60 s" in ended.err
+    assert "nas: failed, 70 % of 2.0 GB: sha256 of a blob differs; tried again in 60 s" in ended.err.splitlines()
+    assert f"the pull of {LLAMA} has not come to its end: 1 of 2 nodes have {LLAMA}; nas: sha256 of a" in ended.err
     assert f"clusteractl model list {LLAMA}" in ended.err
     assert (await ctl("model", "pull", LLAMA, "--json")).error["code"] == "pull-failed"
 
@@ -217,6 +224,15 @@ async def test_ctrl_c_leaves_the_pull_going_and_says_how_to_see_it(as_json: bool
     assert code == 130
     note = f"The pull of {LLAMA} goes on. See it with: clusteractl model list {LLAMA}"
     assert err == ("" if as_json else note)
+
+
+async def test_a_server_that_fetches_first_leaves_its_place_when_it_has_done(ctl: Ctl, daemon: FakeDaemon) -> None:
+    daemon.cluster.pull_steps, daemon.cluster.stream_pause_seconds = model_samples.server_first(), 0.3
+    shown = await on_terminal(ctl, "model", "pull", LLAMA)
+    last = shown[shown.index("60 %") :]
+    assert "server" in shown[: shown.index("60 %")]
+    assert "waiting" not in last
+    assert "llama3.2:3b is ready on nas." in last
 
 
 async def test_a_server_that_goes_away_during_a_pull_ends_the_command(ctl: Ctl, tmp_path: Path) -> None:
@@ -251,7 +267,7 @@ async def test_a_terminal_gets_a_bar_for_each_node(ctl: Ctl, daemon: FakeDaemon)
     daemon.cluster.stream_pause_seconds = 0.3
     shown = await on_terminal(ctl, "model", "pull", LLAMA)
     assert shown.count("━") > 30
-    assert "43 % of 2.0 GiB, pulling from the registry" in shown
+    assert "43 % of 2.0 GB, pulling from the registry" in shown
     assert "waiting: tower fetches it first" in shown
     assert shown.count("tower: ready") == 1
     assert shown.index("and not to") < shown.index("━") < shown.index("tower: ready") < shown.index("nas: ready")
@@ -299,8 +315,14 @@ async def test_a_key_without_a_wish_is_for_all_and_for_ever(ctl: Ctl, daemon: Fa
     assert (request.name, request.models, request.ttl_seconds, request.requests_per_minute) == ("ann", [], 0, 0)
 
 
+async def test_a_key_without_a_name_is_the_users_own(ctl: Ctl, daemon: FakeDaemon) -> None:
+    user = Ctl(ctl.home, ctl.socket, {"SUDO_USER": "Ann_B"})
+    assert (await user("key", "create")).code == 0
+    assert daemon.asked("CreateKey")[0].name == "ann-b"
+
+
 async def test_a_key_of_the_dashboard_says_where_that_is(ctl: Ctl, daemon: FakeDaemon) -> None:
-    assert "https://tower.local/dask/" in (await ctl("key", "create", "--dashboard")).err
+    assert "https://tower.local/dask/status" in (await ctl("key", "create", "--dashboard")).err
     assert daemon.asked("CreateKey")[0].dashboard
 
 
@@ -313,7 +335,7 @@ async def test_a_key_that_is_not_there_exits_with_3(ctl: Ctl) -> None:
 @pytest.mark.parametrize(
     ("model", "code", "said"),
     [
-        (LLAMA, 0, "goes to tower now: it has it loaded"),
+        (LLAMA, 0, "goes to tower now."),
         ("qwen3:32b", 1, "gets no answer now: desk, which has it, is offline"),
         ("lama", 3, "Close to it: llama3.2:3b, qwen3:32b"),
     ],

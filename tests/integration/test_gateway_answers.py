@@ -14,8 +14,13 @@ from support.waiting import until
 
 KEY = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa"
 TAG = {
-    "name": "llama3.2:3b", "model": "llama3.2:3b", "modified_at": "2026-01-02T03:04:05.123456789+01:00", "size": 2019393189,
-    "digest": "a80c" * 16, "details": {"families": [], "family": "llama", "parameter_size": "3.2B"}, "capabilities": [],
+    "name": "llama3.2:3b",
+    "model": "llama3.2:3b",
+    "modified_at": "2026-01-02T03:04:05.123456789+01:00",
+    "size": 2019393189,
+    "digest": "a80c" * 16,
+    "details": {"families": [], "family": "llama", "parameter_size": "3.2B"},
+    "capabilities": [],
 }
 USER_TAG = {**TAG, "name": "ann/own:latest", "model": "ann/own:latest", "modified_at": "2026-03-01T00:00:00Z"}
 LOADED = {"model": "llama3.2:3b", "name": "llama3.2:3b", "size_vram": 1, "expires_at": "2026-01-02T03:04:05Z"}
@@ -90,8 +95,20 @@ async def test_managing_models_is_refused_with_the_command_to_use(told: Gateway,
 @pytest.mark.parametrize(
     "path",
     [
-        "/api", "/api/", "/api/me", "/api/signout", "/api/experimental/web_search", "/debug/pprof/", "/v1/audio/transcriptions",
-        "/metrics", "/status", "/api/chat/", "/api//chat2", "/API/CHAT", "/v1/models/", "/a/%2e%2e/etc",
+        "/api",
+        "/api/",
+        "/api/me",
+        "/api/signout",
+        "/api/experimental/web_search",
+        "/debug/pprof/",
+        "/v1/audio/transcriptions",
+        "/metrics",
+        "/status",
+        "/api/chat/",
+        "/api//chat2",
+        "/API/CHAT",
+        "/v1/models/",
+        "/a/%2e%2e/etc",
     ],
 )
 async def test_a_path_that_is_not_in_the_list_is_not_there(told: Gateway, path: str) -> None:
@@ -118,7 +135,16 @@ async def test_an_unknown_model_is_answered_with_the_closest_names(told: Gateway
 
 
 async def test_a_name_that_is_none_costs_nothing_and_breaks_nothing(told: Gateway) -> None:
-    for name in ("a" * 100000, "\n\u0000", "é", "../../etc/passwd", "a b", "http://x/y/z", '"', "x" * 80 + ":" + "y" * 80):
+    for name in (
+        "a" * 100000,
+        "\n\u0000",
+        "é",
+        "../../etc/passwd",
+        "a b",
+        "http://x/y/z",
+        '"',
+        "x" * 80 + ":" + "y" * 80,
+    ):
         answer = await ask(told.port, "/api/chat", {"model": name}, key=KEY)
         assert (answer.status, answer.code) == (404, "no-such-model")
         assert len(answer.body) < 1000

@@ -37,9 +37,29 @@ async def gate(gateway: Gateway) -> AsyncIterator[Gate]:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b" \n", b"null", b"[]", b'"model"', b"{", b'{"model', b'{"model"', b'{"model":', b'{"model":"good', b'{"model":"good"',
-        b'{"model":"good",', b'{"model":"good"}x', b'{"model":"good"}{}', b'{"model":"good",}', b"{,}", b"{model:1}",
-        b'{"a":[1,"model":"good"}', b'\xef\xbb\xbf{"model":"good"}', b"\x00" * 100, b"model=good", b'{"a" "b"}', b'{"a":}',
+        b"",
+        b" \n",
+        b"null",
+        b"[]",
+        b'"model"',
+        b"{",
+        b'{"model',
+        b'{"model"',
+        b'{"model":',
+        b'{"model":"good',
+        b'{"model":"good"',
+        b'{"model":"good",',
+        b'{"model":"good"}x',
+        b'{"model":"good"}{}',
+        b'{"model":"good",}',
+        b"{,}",
+        b"{model:1}",
+        b'{"a":[1,"model":"good"}',
+        b'\xef\xbb\xbf{"model":"good"}',
+        b"\x00" * 100,
+        b"model=good",
+        b'{"a" "b"}',
+        b'{"a":}',
     ],
 )
 async def test_what_is_no_json_object_is_refused(gateway: Gateway, gate: Gate, body: bytes) -> None:
@@ -49,7 +69,16 @@ async def test_what_is_no_json_object_is_refused(gateway: Gateway, gate: Gate, b
 
 
 @pytest.mark.parametrize(
-    "body", ["{}", '{"messages":[]}', '{"model":""}', '{"model":7}', '{"model":null}', '{"model":["good"]}', '{"a":{"model":"good"}}']
+    "body",
+    [
+        "{}",
+        '{"messages":[]}',
+        '{"model":""}',
+        '{"model":7}',
+        '{"model":null}',
+        '{"model":["good"]}',
+        '{"a":{"model":"good"}}',
+    ],
 )
 async def test_a_body_without_a_model_is_refused(gateway: Gateway, gate: Gate, body: str) -> None:
     answer = await ask(gateway.port, "/api/chat", body.encode(), key=KEY)
@@ -71,7 +100,9 @@ async def test_a_body_without_a_model_is_refused(gateway: Gateway, gate: Gate, b
         '{"model":"good","x":"\\\\\\"","\\u004dodel":"secret"}',
     ],
 )
-async def test_a_body_that_two_decoders_would_read_differently_is_refused(gateway: Gateway, gate: Gate, body: str) -> None:
+async def test_a_body_that_two_decoders_would_read_differently_is_refused(
+    gateway: Gateway, gate: Gate, body: str
+) -> None:
     answer = await ask(gateway.port, "/api/chat", body.encode(), key=LIMITED)
     assert (answer.status, answer.code) == (400, "ambiguous-model")
     assert gate.arrived == []
@@ -94,7 +125,7 @@ async def test_a_body_that_two_decoders_would_read_differently_is_refused(gatewa
 )
 async def test_only_the_object_s_own_keys_name_the_model(gateway: Gateway, gate: Gate, body: str) -> None:
     answer = await ask(gateway.port, "/api/chat", body.encode(), key=LIMITED, headers={"X-Conversation-Id": "1"})
-    assert answer.status in {200, 502}, answer.body  # 502: the double behind the gate wants a key named model
+    assert answer.status == 200, answer.body
     assert gate.arrived[0].body == body.encode()
 
 
@@ -106,7 +137,9 @@ async def test_deep_nesting_is_refused_and_some_is_not(gateway: Gateway, gate: G
 
 @pytest.mark.parametrize("size", [1000, 60_000, 66_000, 300_000, 5 * MEGABYTE, 63 * MEGABYTE])
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_of_any_size_arrives_as_it_was_sent(gateway: Gateway, gate: Gate, size: int, chunked: bool) -> None:
+async def test_a_body_of_any_size_arrives_as_it_was_sent(
+    gateway: Gateway, gate: Gate, size: int, chunked: bool
+) -> None:
     body = json.dumps({"images": ["A" * size], "model": GOOD}).encode()
     headers = {"Authorization": f"Bearer {KEY}"}
     data = body
@@ -115,14 +148,20 @@ async def test_a_body_of_any_size_arrives_as_it_was_sent(gateway: Gateway, gate:
         step = 200_000
         parts = [body[at : at + step] for at in range(0, len(body), step)]
         data = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
-    async with asyncio.timeout(240), sent(gateway.port, request_bytes("/api/chat", data, headers=headers)) as (reader, _):
+    async with (
+        asyncio.timeout(240),
+        sent(gateway.port, request_bytes("/api/chat", data, headers=headers)) as (reader, _),
+    ):
         assert (await read_head(reader)).status == 200
     assert gate.arrived[0].body == body
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_over_64_megabytes_is_refused(gateway: Gateway, gate: Gate, chunked: bool) -> None:
-    headers = {"x-api-key": KEY, **({"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(64 * MEGABYTE + 1)})}
+    headers = {
+        "x-api-key": KEY,
+        **({"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(64 * MEGABYTE + 1)}),
+    }
     request = request_bytes("/v1/chat/completions", headers=headers)
     async with asyncio.timeout(240), sent(gateway.port, request) as (reader, writer):
         if chunked:
@@ -144,7 +183,15 @@ async def test_a_body_over_64_megabytes_is_refused(gateway: Gateway, gate: Gate,
 async def test_http_2_works(gateway: Gateway, gate: Gate, chunked: bool, tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"model": GOOD, "x": "y" * 100_000}))
-    command = ["curl", "-sS", "--http2", "--cacert", str(gateway.state / "cluster-ca.pem"), "-w", "\n%{http_version} %{http_code}"]
+    command = [
+        "curl",
+        "-sS",
+        "--http2",
+        "--cacert",
+        str(gateway.state / "cluster-ca.pem"),
+        "-w",
+        "\n%{http_version} %{http_code}",
+    ]
     command += ["-H", f"Authorization: Bearer {KEY}", "-H", "Content-Type: application/json", "--data-binary", "@-"]
     command += ["-H", "Content-Length:"] if chunked else []
     url = f"https://localhost:{gateway.tls_port}/api/chat"

@@ -53,7 +53,9 @@ async def use_keys(gateway: Gateway, keys: dict[str, dict[str, Any]]) -> None:
 
 
 async def chat(gateway: Gateway, key: str = "", model: str = LLAMA, path: str = "/api/chat", **headers: str) -> Answer:
-    return await ask(gateway.port, path, {"model": model}, key=key, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return await ask(
+        gateway.port, path, {"model": model}, key=key, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 async def test_a_request_without_a_key_is_refused(gateway: Gateway, gate: Gate) -> None:

@@ -18,8 +18,16 @@ KEY, OTHER_KEY = "cak1.k3v7q2xa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "cak1.bbbbbbbb.bbbb
 MODEL = "llama3.2:3b"
 LOADED, COLD = {"loaded": True, "fit": 1}, {"loaded": False, "fit": 1}
 ROUTED = (
-    "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
-    "/v1/embeddings", "/v1/responses", "/v1/messages",
+    "/api/generate",
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/show",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
 )
 
 
@@ -40,7 +48,9 @@ async def routed(gateway: Gateway, gates: dict[str, Gate], models: dict[str, Any
 
 
 async def chat(gateway: Gateway, model: str = MODEL, *, path: str = "/api/chat", **headers: str) -> Answer:
-    return await ask(gateway.port, path, {"model": model}, key=KEY, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return await ask(
+        gateway.port, path, {"model": model}, key=KEY, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 async def test_a_chat_reaches_the_node_that_has_the_model(gateway: Gateway) -> None:
@@ -147,7 +157,9 @@ async def test_a_new_table_is_used_within_half_a_second(gateway: Gateway) -> Non
         loop, took = asyncio.get_running_loop(), []
         for number in range(10):
             begun = loop.time()
-            gateway.write_routes(routes({"tower": gate.port}, {f"m{number}:latest": {"tower": LOADED}}, generation=100 + number))
+            gateway.write_routes(
+                routes({"tower": gate.port}, {f"m{number}:latest": {"tower": LOADED}}, generation=100 + number)
+            )
             while (await chat(gateway, f"m{number}")).status != 200:
                 assert loop.time() - begun < 60
             took.append(loop.time() - begun)

@@ -7,64 +7,23 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from clusterai.environment import read_complete
 from clusterai.ids import suggest_node_id
-from support.pool_environment import pool_environment
+from support.local_cluster import UP_SECONDS, ended, local, prepared_state, processes_of
 from support.tree import ROOT, python_path
 from support.waiting import until
 
 SUM = "from dask.distributed import Client; print('sum', Client().submit(sum, [1, 2]).result())"
-UP_SECONDS, DOWN_SECONDS = 90, 45
+DOWN_SECONDS = 45
 
 
 @pytest.fixture
 async def state(tmp_path: Path) -> Path:
-    """A state directory whose compute environment is there already."""
-    environment = await pool_environment()
-    place = tmp_path / "state/compute/env"
-    place.mkdir(parents=True)
-    (place / environment.name).symlink_to(environment)
-    return tmp_path / "state"
-
-
-@asynccontextmanager
-async def local(state: Path, *arguments: str, modules: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
-    """A running `clusteraid local`, with further `modules`; whatever happens, nothing of it is left."""
-    environment = python_path()
-    environment["PYTHONPATH"] += f"{os.pathsep}{modules}" * bool(modules)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "clusteraid", "local", "--state", str(state), *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        for process_id in (*([process.pid] if process.returncode is None else []), *processes_of(state)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGKILL)
-        await process.communicate()
-
-
-def processes_of(state: Path) -> Iterator[int]:
-    """The processes that name the state directory, in their command line or their environment variables."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(state).encode() in (path / "cmdline").read_bytes() + (path / "environ").read_bytes():
-                yield int(path.name)
-
-
-async def ended(process: asyncio.subprocess.Process, seconds: float = UP_SECONDS) -> tuple[int, str, str]:
-    async with asyncio.timeout(seconds):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await prepared_state(tmp_path)
 
 
 async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:

@@ -53,8 +53,11 @@ async def agent(config: Path) -> AsyncIterator[AgentProgram]:
 async def said(config: Path, *arguments: str) -> tuple[int, str, str]:
     """Run a command of the agent to its end; return exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
-        *command(config, *arguments), env=variables(), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *command(config, *arguments),
+        env=variables(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await asyncio.wait_for(process.communicate(), 30)
     return process.returncode or 0, output.decode(), errors.decode()

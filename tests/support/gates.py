@@ -1,4 +1,4 @@
-"""A node's gate and what is behind it, in the test's own process: TLS with the gate's certificate, and answers as told."""
+"""A node's gate and what is behind it, in the test's process: TLS with the gate's certificate, answers as told."""
 
 import asyncio
 import json
@@ -60,7 +60,9 @@ def load_pem(context: ssl.SSLContext, pem: bytes) -> None:
         context.load_cert_chain(path)
 
 
-async def reply(writer: asyncio.StreamWriter, body: bytes, *, status: str = "200 OK", kind: str = "application/json") -> None:
+async def reply(
+    writer: asyncio.StreamWriter, body: bytes, *, status: str = "200 OK", kind: str = "application/json"
+) -> None:
     """Send a whole answer."""
     writer.write(f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()
@@ -68,7 +70,13 @@ async def reply(writer: asyncio.StreamWriter, body: bytes, *, status: str = "200
 
 async def names_itself(gate: Gate, request: Arrived, writer: asyncio.StreamWriter) -> None:
     """Answer with the node's name and the tokens that it took."""
-    said = {"model": request.json["model"], "node": gate.node, "done": True, "prompt_eval_count": 7, "eval_count": 11}
+    said = {
+        "model": request.json.get("model"),
+        "node": gate.node,
+        "done": True,
+        "prompt_eval_count": 7,
+        "eval_count": 11,
+    }
     await reply(writer, json.dumps(said).encode())
 
 

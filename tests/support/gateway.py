@@ -1,7 +1,7 @@
-"""The real gateway for tests: nginx with the repository's own configuration, on free ports, with a cluster's certificates.
+"""The real gateway for tests: nginx with the repository's configuration, on free ports, with a cluster's certificates.
 
     with running_gateway(tmp_path) as gateway:
-        gateway.write_routes(routes(nodes={"tower": port}, models={"llama3.2:3b": {"tower": {"loaded": True, "fit": 1}}}))
+        gateway.write_routes(routes({"tower": port}, {"llama3.2:3b": {"tower": {"loaded": True, "fit": 1}}}))
         gateway.write_keys({SECRET: {"id": "k3v7q2xa"}})
 
 `gateway.port` speaks plain HTTP to this machine, `gateway.tls_port` HTTPS; `https_port` is for browsers.
@@ -42,11 +42,17 @@ def free_ports(count: int) -> list[int]:
 
 
 def certificate(
-    authority: CertificateAuthority, kind: str, *names: str, lifetime: timedelta = timedelta(days=7), client: bool = True
+    authority: CertificateAuthority,
+    kind: str,
+    *names: str,
+    lifetime: timedelta = timedelta(days=7),
+    client: bool = True,
 ) -> bytes:
     """Return key and chain in one text, of a kind such as `gateway`, `web` or `gate/<node-id>`."""
     key = new_key()
-    issued = authority.issue(new_csr(key), f"{CLUSTER}/{kind}", lifetime=lifetime, dns=names, server=True, client=client)
+    issued = authority.issue(
+        new_csr(key), f"{CLUSTER}/{kind}", lifetime=lifetime, dns=names, server=True, client=client
+    )
     return key_pem(key) + issued.chain_pem
 
 
@@ -63,7 +69,7 @@ def routes(
     slots: int = 2,
     **changed: Any,
 ) -> dict[str, Any]:
-    """Return a routes.json: nodes by port on 127.0.0.1, models by what each node has. `changed` replaces top-level keys."""
+    """Return a routes.json: nodes by port on 127.0.0.1, models by what each node has; `changed` are top-level keys."""
     listed = [{"name": name, "model": name, "size": 1, "modified_at": "2026-01-02T03:04:05Z"} for name in models or {}]
     gates = {
         node: {"host": "127.0.0.1", "port": port, "tls_name": gate_name(node), "slots": slots}

@@ -31,18 +31,19 @@ from clusterai.v1.types_pb2 import (
     OllamaSettings,
     PullStatus,
 )
-from support.samples import GIB, LONG, NOW
+from support.samples import LONG, NOW
 
+GB = 10**9  # as Ollama counts
 GATEWAY_URL = "https://tower.local:11434"
 LLAMA, QWEN = "llama3.2:3b", "qwen3:32b"
 _BAD = "\x1b[2J\x07" + "long reason with a colour \x1b[31m and a line\nbreak 日本語 " * 6
 
 
 def pull(state: Any, done: float = 0.0, source: str = "server", reason: str = "") -> PullStatus:
-    """A pull of a model of 2 GiB."""
+    """A pull of a model of 2 GB."""
     told = {"from": source}
     return PullStatus(
-        model=LLAMA, state=state, completed_bytes=int(done * 2 * GIB), total_bytes=2 * GIB, reason=reason, **told
+        model=LLAMA, state=state, completed_bytes=int(done * 2 * GB), total_bytes=2 * GB, reason=reason, **told
     )
 
 
@@ -51,7 +52,7 @@ def llama() -> Model:
     return Model(
         model=LLAMA,
         digest=bytes(range(32)),
-        size_bytes=2 * GIB,
+        size_bytes=2 * GB,
         family="llama",
         parameter_size="3.2B",
         quantization="Q4_K_M",
@@ -59,8 +60,8 @@ def llama() -> Model:
         context_length=131072,
         copies=[
             ModelCopy(node_id="nas", pull=pull(PULL_STATE_PULLING, 0.43), wanted=True),
-            ModelCopy(node_id="pi4", wanted=True, reason="its disk is full: 1.1 GiB free, 2.0 GiB needed"),
-            ModelCopy(node_id="tower", present=True, loaded=True, usable=True, wanted=True, vram_bytes=3 * GIB),
+            ModelCopy(node_id="pi4", wanted=True, reason="its disk is full: 1.1 GB free, 2 GB needed"),
+            ModelCopy(node_id="tower", present=True, loaded=True, usable=True, wanted=True, vram_bytes=3 * GB),
         ],
         managed=True,
     )
@@ -69,16 +70,18 @@ def llama() -> Model:
 def qwen() -> Model:
     """A model that somebody pulled by hand on a node that is gone."""
     copies = [ModelCopy(node_id="desk", present=True, reason="desk is offline for 5 min")]
-    return Model(model=QWEN, digest=bytes(32), size_bytes=19 * GIB, quantization="Q4_K_M", copies=copies)
+    return Model(model=QWEN, digest=bytes(32), size_bytes=19 * GB, quantization="Q4_K_M", copies=copies)
 
 
 def models() -> ListModelsResponse:
     """Two models, a drift that can be mended and one of a whole node."""
     drifts = [
-        Drift(kind=DRIFT_KIND_DIGEST, model=LLAMA, node_id="phone", message="its copy has other content than tower's",
-              fix=f"clusteractl model sync {LLAMA}"),
-        Drift(kind=DRIFT_KIND_VERSION, node_id="nas", message="Ollama 0.30.0, the others have 0.31.1",
-              fix="on nas: sudo clusterai-agent setup ollama"),
+        Drift(kind=DRIFT_KIND_DIGEST, model=LLAMA, node_id="phone",
+              message=f"phone has {LLAMA} as 4c27e0f5b5ad, the cluster's is 000102030405",
+              fix=f"`clusteractl model sync {LLAMA}`"),
+        Drift(kind=DRIFT_KIND_VERSION, node_id="nas",
+              message="nas runs Ollama 0.30.0, the newest in the cluster is 0.31.1",
+              fix="`sudo clusterai-agent setup ollama` on nas"),
     ]  # fmt: skip
     settings = OllamaSettings(context_length=8192, parallel_count=2, keep_alive="5m")
     return ListModelsResponse(models=[llama(), qwen()], drifts=drifts, settings=settings)
@@ -101,12 +104,12 @@ def worst_models() -> ListModelsResponse:
 def candidates() -> list[Candidate]:
     """One node of each kind."""
     return [
-        Candidate(node_id="tower", chosen=True, fit=FIT_GPU, reason="fits in the 24 GiB of its GPU",
-                  needed_bytes=3 * GIB, free_bytes=22 * GIB, memory="gpu"),
-        Candidate(node_id="nas", fit=FIT_MAIN_MEMORY, reason="fits in its main memory only",
-                  needed_bytes=3 * GIB, free_bytes=10 * GIB, memory="main"),
-        Candidate(node_id="pi4", fit=FIT_NONE, reason="needs 1.9 GiB more memory than it has",
-                  needed_bytes=3 * GIB, free_bytes=1181116006, memory="main"),
+        Candidate(node_id="tower", chosen=True, fit=FIT_GPU, reason="fits in the 24 GB of its GPU",
+                  needed_bytes=3 * GB, free_bytes=22 * GB, memory="gpu"),
+        Candidate(node_id="nas", fit=FIT_MAIN_MEMORY, reason="fits in main memory (10 GB free)",
+                  needed_bytes=3 * GB, free_bytes=10 * GB, memory="main"),
+        Candidate(node_id="pi4", fit=FIT_NONE, reason="needs 3 GB, has 1.1 GB free",
+                  needed_bytes=3 * GB, free_bytes=1_100_000_000, memory="main"),
         Candidate(node_id="phone", fit=FIT_UNABLE, reason="it has no Ollama: sudo clusterai-agent setup ollama"),
     ]  # fmt: skip
 
@@ -160,15 +163,28 @@ def large_pull() -> list[PullModelResponse]:
     return [PullModelResponse(model=LLAMA, candidates=first), *steps]
 
 
+def server_first() -> list[PullModelResponse]:
+    """A pull on one node for which another one, the server, fetches first."""
+    waits = NodePull(node_id="nas", pull=pull(PULL_STATE_WAITING, reason="the server fetches it first"))
+    nas = [pull(PULL_STATE_PULLING, done) for done in (0.6, 0.9)]
+    return [
+        PullModelResponse(model=LLAMA, candidates=candidates()[:1]),
+        _step(NodePull(node_id="server", pull=pull(PULL_STATE_PULLING, 0.5, "registry")), waits),
+        *(_step(NodePull(node_id="nas", pull=one)) for one in nas),
+        _step(NodePull(node_id="nas", present=True), done=True),
+    ]
+
+
 def failed_pull() -> list[PullModelResponse]:
     """A pull that one node cannot do."""
     reason = "sha256 of a blob differs; tried again in 60 s"
     failed = NodePull(node_id="nas", pull=pull(PULL_STATE_FAILED, 0.78, reason=reason))
-    return [*pull_steps()[:3], _step(NodePull(node_id="tower", present=True), failed, done=True)]
+    message = f"1 of 2 nodes have {LLAMA}; nas: {reason}"
+    return [*pull_steps()[:3], _step(NodePull(node_id="tower", present=True), failed, done=True, message=message)]
 
 
-def _step(*nodes: NodePull, done: bool = False) -> PullModelResponse:
-    return PullModelResponse(model=LLAMA, nodes=nodes, done=done)
+def _step(*nodes: NodePull, done: bool = False, message: str = "") -> PullModelResponse:
+    return PullModelResponse(model=LLAMA, nodes=nodes, done=done, message=message)
 
 
 def catalog() -> ListCatalogResponse:
@@ -176,11 +192,11 @@ def catalog() -> ListCatalogResponse:
     return ListCatalogResponse(
         entries=[
             CatalogEntry(model=LLAMA, title="Llama 3.2", size_class="medium", type="text", purposes=["general"],
-                         size_bytes=2 * GIB, licence="Llama 3.2 Community", context_length=131072,
+                         size_bytes=2 * GB, licence="Llama 3.2 Community", context_length=131072,
                          parameter_size="3.2B", candidates=candidates()),
             CatalogEntry(model=f"own/{LONG}:latest", type="specialised", purposes=["education", "creative"],
                          licence=_BAD, size_bytes=1 << 30, context_length=512, own=True),
-            CatalogEntry(model="huge:400b", type="text", size_bytes=240 * GIB, candidates=candidates()[2:]),
+            CatalogEntry(model="huge:400b", type="text", size_bytes=240 * GB, candidates=candidates()[2:]),
         ],
         catalog_version="2026-11-20",
     )  # fmt: skip
@@ -188,7 +204,7 @@ def catalog() -> ListCatalogResponse:
 
 def recommendations() -> list[Recommendation]:
     """One model with its reason."""
-    entry = CatalogEntry(model=LLAMA, type="text", size_bytes=2 * GIB, licence="Llama 3.2 Community")
+    entry = CatalogEntry(model=LLAMA, type="text", size_bytes=2 * GB, licence="Llama 3.2 Community")
     reason = "the largest general one that fits in the GPU of tower beside what is loaded there"
     return [Recommendation(entry=entry, reason=reason, command=f"clusteractl model pull {LLAMA}")]
 
@@ -199,8 +215,9 @@ def route() -> ExplainRouteResponse:
         model=LLAMA,
         peers=[
             RouteStep(node_id="tower", usable=True, loaded=True, in_flight_count=1, slot_count=2, fit=FIT_GPU,
-                      reason="it has it loaded and a free slot"),
-            RouteStep(node_id="nas", usable=True, slot_count=2, fit=FIT_MAIN_MEMORY, reason="would load it first"),
+                      reason="would get the request: has it loaded, 1 of 2 slots in use, fits on its GPU"),
+            RouteStep(node_id="nas", usable=True, slot_count=2, fit=FIT_MAIN_MEMORY,
+                      reason="would have to load it first, 0 of 2 slots in use, runs in main memory"),
             RouteStep(node_id="pi4", fit=FIT_NONE, slot_count=2, reason="it is draining since 2 min, on ann's request"),
         ],
     )  # fmt: skip

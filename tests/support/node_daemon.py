@@ -177,8 +177,12 @@ class NodeDaemon(NodeServiceServicer):
 
     def _welcome(self) -> pb.Welcome:
         return pb.Welcome(
-            node_id="n", epoch=len(self.streams), heartbeat_interval_seconds=self.interval, spec=self.spec,
-            server_clock_unix_seconds=time.time(), server_addresses=self.server_addresses,
+            node_id="n",
+            epoch=len(self.streams),
+            heartbeat_interval_seconds=self.interval,
+            spec=self.spec,
+            server_clock_unix_seconds=time.time(),
+            server_addresses=self.server_addresses,
         )
 
     async def _read(self, requests: Any, stream: Stream) -> None:

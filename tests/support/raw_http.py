@@ -66,7 +66,9 @@ async def pieces(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> As
             yield piece
 
 
-def request_bytes(path: str, body: bytes = b"", *, method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
+def request_bytes(
+    path: str, body: bytes = b"", *, method: str = "POST", headers: Mapping[str, str] | None = None
+) -> bytes:
     """Return a request; a length is added unless the headers say how the body comes."""
     all_headers = {"Host": "localhost", "Connection": "close", **(headers or {})}
     if method == "POST" and "Transfer-Encoding" not in all_headers:

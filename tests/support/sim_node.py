@@ -72,9 +72,7 @@ class SimNode:
 @asynccontextmanager
 async def sim_node(daemon: KillableDaemon, name: str) -> AsyncIterator[SimNode]:
     """Enrol a node and yield it with a channel of its own."""
-    enrolled = await enroll(
-        await daemon.enrollment_address(), await daemon.token(), name=name, facts=facts()
-    )
+    enrolled = await enroll(await daemon.enrollment_address(), await daemon.token(), name=name, facts=facts())
     async with channel_of(enrolled) as channel:
         yield SimNode(name, enrolled, channel)
 

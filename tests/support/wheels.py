@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +31,21 @@ class WheelDirectory:
     lock_text: str
 
 
-def make_wheels(directory: Path, extra: str = "", broken: str = "", platform: str = "any") -> WheelDirectory:
+def make_wheels(
+    directory: Path,
+    extra: str = "",
+    broken: str = "",
+    platform: str = "any",
+    modules: Mapping[str, tuple[str, ...]] = MODULES,
+) -> WheelDirectory:
     """Write a wheel for each package; `extra` is a module that dask imports, `broken` a package that fails to."""
     directory.mkdir()
     pins = []
-    for name, files in MODULES.items():
+    for name, files in modules.items():
         texts = dict.fromkeys(files, "raise ImportError('broken on purpose')\n" if name == broken else "")
         if name == "dask" and extra:
             texts["dask/__init__.py"] = extra
-        wheel = directory / f"{name}-{VERSION}-py3-none-{platform}.whl"
+        wheel = directory / f"{name.replace('-', '_')}-{VERSION}-py3-none-{platform}.whl"
         _write(wheel, name, texts, platform)
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         pins.append(f"{name}=={VERSION} \\\n    --hash=sha256:{digest}\n")
@@ -46,7 +53,7 @@ def make_wheels(directory: Path, extra: str = "", broken: str = "", platform: st
 
 
 def _write(path: Path, name: str, texts: dict[str, str], platform: str) -> None:
-    info = f"{name}-{VERSION}.dist-info"
+    info = f"{name.replace('-', '_')}-{VERSION}.dist-info"
     texts = texts | {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {VERSION}\n",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-{platform}\n",

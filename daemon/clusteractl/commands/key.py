@@ -10,6 +10,7 @@ from clusteractl.errors import DashboardOnly, TwoNames
 from clusteractl.inputs import MODEL, SPAN
 from clusteractl.shape import shape
 from clusteractl.views.keys import key_guide, key_list
+from clusterai.ids import suggest_node_id
 from clusterai.v1 import key_pb2 as pb
 
 _CREATE_EXAMPLES = """
@@ -39,14 +40,15 @@ def create(
     """Create a key, and print how to use it.
 
     The key goes to standard output, everything else to standard error: `> FILE` writes the key alone. NAME says
-    whose it is, in lists and logs.
+    whose it is, in lists and logs; without one it is you.
     """
     if name and named and name != named:
         raise TwoNames(first=name, second=named)
     if dashboard and models:
         raise DashboardOnly(model=models[0])
+    name = name or named or suggest_node_id(ctl.surroundings.user)
     request = pb.CreateKeyRequest(
-        name=name or named, models=models, ttl_seconds=ttl or 0.0, requests_per_minute=rpm or 0, dashboard=dashboard
+        name=name, models=models, ttl_seconds=ttl or 0.0, requests_per_minute=rpm or 0, dashboard=dashboard
     )
 
     async def send() -> pb.CreateKeyResponse:

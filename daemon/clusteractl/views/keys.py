@@ -29,7 +29,11 @@ def key_guide(reply: CreateKeyResponse, now: float, width: int) -> list[str]:
     head = paragraph(f"This key {_grant(reply.key, now)}. It is shown only now.", width=width)
     url = reply.gateway_urls[0] if reply.gateway_urls else UNKNOWN_URL
     if reply.key.dashboard:
-        return [head, f"Open {_site(url)}/dask/ in a browser; it asks for the key."]
+        return [
+            head,
+            f"Open {_site(url)}/dask/status in a browser.",
+            "It asks for a name, any, and a password: the key.",
+        ]
     model = reply.key.models[0] if reply.key.models else ""
     return [
         head,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from clusteractl.output import Block, paragraph
 from clusteractl.tables import Column, Table
-from clusteractl.words import plural, printable, size
+from clusteractl.words import download_size, plural, printable
 from clusterai.v1.model_pb2 import (
     FIT_GPU,
     FIT_MAIN_MEMORY,
@@ -45,9 +45,8 @@ def catalog_list(reply: ListCatalogResponse) -> list[Block]:
     if not reply.entries:
         return ["Nothing in the catalogue is so. All of it: clusteractl model catalog"]
     columns = (
-        Column("MODEL", least=16), Column("SIZE", right=True, keep=True), Column("TYPE", keep=True),
-        Column("FOR", least=8), Column("CONTEXT", right=True, keep=True), Column("FITS", least=10),
-        Column("LICENCE", least=8),
+        Column("MODEL", least=26), Column("SIZE", right=True, keep=True), Column("TYPE", keep=True),
+        Column("CONTEXT", right=True, keep=True), Column("FITS", least=10), Column("LICENCE", least=8),
     )  # fmt: skip
     own = sum(entry.own for entry in reply.entries)
     mine = f", {own} of them your own" if own else ""
@@ -59,32 +58,26 @@ def catalog_list(reply: ListCatalogResponse) -> list[Block]:
 def recommendation_list(recommendations: Sequence[Recommendation], width: int) -> list[Block]:
     """Each model with the reason and the command."""
     if not recommendations:
-        return ["No model of the catalogue suits these machines. All of it: clusteractl model catalog"]
+        return ["No model suits these machines. The catalogue: clusteractl model catalog"]
     blocks: list[Block] = []
     for one in recommendations:
         entry = one.entry
-        facts = ", ".join(part for part in (size(entry.size_bytes), entry.type, entry.licence) if part)
+        facts = ", ".join(part for part in (download_size(entry.size_bytes), entry.type, entry.licence) if part)
         blocks += ["", paragraph(f"{entry.model} ({facts})", indent="  ", first="", width=width)]
         blocks += [paragraph(one.reason, indent="  ", width=width), f"  {printable(one.command)}"]
     return blocks[1:]
 
 
 def route_page(reply: ExplainRouteResponse, width: int) -> list[Block]:
-    """The nodes in the order in which the gateway would try them, or what a client is told."""
-    usable = [step for step in reply.peers if step.usable]
-    blocks: list[Block] = [_verdict(reply, usable, width)]
+    """The nodes in the order in which the gateway would try them and why, or what a client is told."""
+    blocks: list[Block] = [_verdict(reply, width)]
     if reply.peers:
-        columns = (
-            Column("TRY", right=True, keep=True), Column("NODE", least=12), Column("LOADED", keep=True),
-            Column("BUSY", right=True, keep=True), Column("FIT", keep=True), Column("WHY", least=20),
-        )  # fmt: skip
-        table = Table(columns, _route_rows(reply.peers))
-        blocks += ["", table, *_long_reasons(table, width)]
+        blocks += ["", _route_table(reply.peers), "", *_reasons(reply.peers, width)]
     if reply.closest:
         blocks.append(paragraph(f"Close to it: {', '.join(reply.closest)}", indent="  ", first="", width=width))
-    if reply.peers or reply.closest:
-        return blocks
-    return [*blocks, f"Fetch it with: clusteractl model pull {reply.model}"]
+    elif not reply.peers:
+        blocks.append(f"Fetch it with: clusteractl model pull {reply.model}")
+    return blocks
 
 
 def fit_word(fit: int) -> str:
@@ -92,51 +85,51 @@ def fit_word(fit: int) -> str:
     return _FITS.get(fit, "-")
 
 
-def _verdict(reply: ExplainRouteResponse, usable: Sequence[RouteStep], width: int) -> str:
-    if usable:
-        text = f"A request for {reply.model} goes to {usable[0].node_id} now"
-        return paragraph(f"{text}: {usable[0].reason}" if usable[0].reason else f"{text}.", width=width)
+def _verdict(reply: ExplainRouteResponse, width: int) -> str:
+    first = next((step.node_id for step in reply.peers if step.usable), "")
     told = reply.answer or ("no node can serve it" if reply.peers else "there is no such model")
-    return paragraph(f"A request for {reply.model} gets no answer now: {told}", indent="  ", first="", width=width)
+    outcome = f"goes to {first} now." if first else f"gets no answer now: {told}"
+    return paragraph(f"A request for {reply.model} {outcome}", indent="  ", first="", width=width)
 
 
-def _route_rows(peers: Sequence[RouteStep]) -> tuple[tuple[str, ...], ...]:
+def _route_table(peers: Sequence[RouteStep]) -> Table:
+    columns = (
+        Column("TRY", right=True, keep=True), Column("NODE", least=12), Column("LOADED", keep=True),
+        Column("BUSY", right=True, keep=True), Column("FIT", keep=True),
+    )  # fmt: skip
     rows, place = [], 0
     for step in peers:
         place += step.usable
         busy = f"{step.in_flight_count}/{step.slot_count}" if step.slot_count else str(step.in_flight_count)
-        loaded = "yes" if step.loaded else "no"
-        order = str(place) if step.usable else "-"
-        rows.append((order, step.node_id, loaded, busy, fit_word(step.fit), step.reason))
-    return tuple(rows)
+        loaded, order = "yes" if step.loaded else "no", str(place) if step.usable else "-"
+        rows.append((order, step.node_id, loaded, busy, fit_word(step.fit)))
+    return Table(columns, tuple(rows))
+
+
+def _reasons(peers: Sequence[RouteStep], width: int) -> list[Block]:
+    telling = [step for step in peers if step.reason]
+    room = min(_WIDEST_NODE, max((len(step.node_id) for step in telling), default=0))
+    lines: list[Block] = [_why(step.node_id, step.reason, room, width) for step in telling[:_SHOWN]]
+    return [*lines, f"  and {len(telling) - _SHOWN} more (--json shows all)"] if len(telling) > _SHOWN else lines
 
 
 def _candidate(one: Candidate, room: int, width: int) -> str:
-    """A node and why, with the figures that decided."""
-    needs = f"needs {size(one.needed_bytes)}" if one.needed_bytes else ""
-    free = f"{size(one.free_bytes)} free" if one.free_bytes else ""
-    figures = ", ".join(part for part in (needs, free) if part)
-    text = f"{one.reason} ({figures})" if figures else one.reason
-    first = f"  {printable(one.node_id):<{room}}  "
-    return paragraph(text or fit_word(one.fit), indent=" " * (room + 4), first=first, width=width)
+    """A node and why, with the figures that its reason does not have."""
+    needs = f"needs {download_size(one.needed_bytes)}" if one.needed_bytes and "needs" not in one.reason else ""
+    free = f"{download_size(one.free_bytes)} free" if one.free_bytes and "free" not in one.reason else ""
+    text = ", ".join(part for part in (one.reason, needs, free) if part)
+    return _why(one.node_id, text or fit_word(one.fit), room, width)
 
 
-def _long_reasons(table: Table, width: int) -> list[Block]:
-    """The reasons that the table has to cut; the first node's stands above it."""
-    taken = sum(max(len(column.title), *(len(row[index]) for row in table.rows)) + 2
-                for index, column in enumerate(table.columns[:-1]))  # fmt: skip
-    cut = [(row[1], row[-1]) for row in table.rows if len(row[-1]) > width - taken and row[0] != "1"]
-    notes = [paragraph(f"{node}: {reason}", indent="  ", first="", width=width) for node, reason in cut[:_SHOWN]]
-    return ["", *notes] if notes else []
+def _why(node: str, reason: str, room: int, width: int) -> str:
+    """A node with its reason beside it."""
+    return paragraph(reason, indent=" " * (room + 4), first=f"  {printable(node):<{room}}  ", width=width)
 
 
 def _entry_row(entry: CatalogEntry) -> tuple[str, ...]:
-    purposes = ", ".join(entry.purposes) or "-"
     context = f"{entry.context_length // 1024}k" if entry.context_length >= 1024 else str(entry.context_length or "-")
-    return (
-        entry.model, size(entry.size_bytes), entry.type or "-", purposes, context, _fits(entry.candidates),
-        entry.licence or "-",
-    )  # fmt: skip
+    fits = _fits(entry.candidates)
+    return entry.model, download_size(entry.size_bytes), entry.type or "-", context, fits, entry.licence or "-"
 
 
 def _fits(candidates: Sequence[Candidate]) -> str:

@@ -16,8 +16,8 @@ from clusteraid.gateway.routes import Peer
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.machine_units import GATEWAY_UNIT, WEBUI_UNIT
 from clusteraid.models.ports import Inventory
+from clusteraid.webui.wait import answers
 
-WEBUI_PORT = 3000
 _CONNECT_SECONDS, _TAKEN_SECONDS, _STEP_SECONDS = 3.0, 2.0, 0.2
 _LOGS = "see `journalctl -u clusterai-gateway`, then `sudo systemctl restart clusterai-gateway`"
 
@@ -102,7 +102,7 @@ class GatewayChecks:
             return not_applicable("Open WebUI is not set up: `sudo clusteraid setup open-webui`")
         if unit.active_state != "active":
             return failed(f"{unit.unit} is {_state(unit)}", "`sudo systemctl start open-webui`, and see its log")
-        if await asyncio.to_thread(_answers_health):
+        if await asyncio.to_thread(answers):
             return ok("Open WebUI answers")
         fix = "see `journalctl -u open-webui`; its start takes a minute"
         return failed("Open WebUI runs and does not answer", fix)
@@ -135,13 +135,3 @@ def _first(chain_pem: str) -> bytes:
     end = "-----END CERTIFICATE-----\n"
     return ssl.PEM_cert_to_DER_cert(chain_pem.partition(end)[0] + end)
 
-
-def _answers_health() -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", WEBUI_PORT, timeout=_CONNECT_SECONDS)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

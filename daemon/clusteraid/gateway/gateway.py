@@ -19,7 +19,6 @@ from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
 from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
-from clusteraid.local_node import is_own
 from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
 from clusteraid.ports import EventLog
@@ -46,7 +45,8 @@ class GatewayParts:
     revocations: Revocations
     reach: Reach
     problems: Problems
-    number: Callable[[], int]  # grows, over restarts too
+    is_own: Callable[[Node], bool]  # the server's own node
+    copy_limit: Callable[[], int]  # bytes per second for each node that fetches models from here; 0: none
 
 
 class Gateway:
@@ -56,10 +56,8 @@ class Gateway:
         self._parts, config = parts, parts.config.gateway
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
-        self.keys = Keys(
-            KeyStore(parts.store), parts.events, config.directory, parts.problems, parts.number, time.time
-        )
-        self.routes = KeptFile(DataFile(config.directory / NAME, parts.number), self._table, parts.problems)
+        self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time)
+        self.routes = KeptFile(DataFile(config.directory / NAME), self._table, parts.problems)
         self.certificates = GatewayCertificates(
             CertificateParts(config, parts.authority, self.names, parts.units, parts.problems)
         )
@@ -69,6 +67,7 @@ class Gateway:
         await self.keys.load()
         self._parts.inventory.on_changed(self.routes.changed)
         self._parts.nodes.on_changed(self.routes.changed)
+        self._parts.nodes.on_reported(self.routes.changed)
         self._parts.revocations.on_revoked(self.routes.changed)
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -116,12 +115,13 @@ class Gateway:
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config
         return peer_of(
-            node, own=is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
+            node, own=self._parts.is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
         )
 
     def _settings(self) -> RouteSettings:
-        own = [node.status.ollama for node in self._parts.nodes if is_own(node)]
+        own = [node.status.ollama for node in self._parts.nodes if self._parts.is_own(node)]
         root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
         return RouteSettings(
-            self._parts.config.gateway.loopback_without_key, 0, root, self._parts.revocations.serials
+            self._parts.config.gateway.loopback_without_key, self._parts.copy_limit(), root,
+            self._parts.revocations.serials,
         )

@@ -3,9 +3,11 @@
 import asyncio
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from clusterai.errors import Unreachable
+from clusteraid.models.ports import PeerLoad
 
 _SECONDS = 1.0
 _LIMIT = 16 << 20
@@ -20,6 +22,14 @@ class GatewayStatus:
     async def read(self) -> dict[str, Any]:
         """Return /status; raise Unreachable when it does not answer within a second or says something else."""
         return await asyncio.to_thread(self._read)
+
+    async def fetch(self) -> Mapping[str, PeerLoad] | None:
+        """Return the load of each node that the gateway knows; None when it does not answer. Never raises."""
+        try:
+            nodes = (await self.read()).get("nodes")
+        except Unreachable:
+            return None
+        return {str(name): _load(told) for name, told in nodes.items()} if isinstance(nodes, dict) else {}
 
     def _read(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
@@ -38,3 +48,9 @@ class GatewayStatus:
     def _silent(self, reason: str) -> Unreachable:
         fix = "see `systemctl status clusterai-gateway` and `journalctl -u clusterai-gateway`"
         return Unreachable(f"the gateway on 127.0.0.1:{self._port}", reason, fix)
+
+
+def _load(told: object) -> PeerLoad:
+    entry = told if isinstance(told, dict) else {}
+    count = entry.get("in_flight")
+    return PeerLoad(count if isinstance(count, int) and 0 <= count < 1 << 31 else 0, entry.get("failing") is True)

@@ -1,6 +1,6 @@
 """What the rest of the daemon knows of models: values, and who gives them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,3 +45,18 @@ class Inventory(Protocol):
 
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener after each change of what `models` returns."""
+
+
+@dataclass(frozen=True)
+class PeerLoad:
+    """What the gateway knows of a node: requests in flight, and whether it is left alone because it did not answer."""
+
+    in_flight: int = 0
+    failing: bool = False
+
+
+class GatewayStatus(Protocol):
+    """The gateway's own view of the nodes."""
+
+    async def fetch(self) -> Mapping[str, PeerLoad] | None:
+        """Return the load of each node that had requests; None when the gateway does not answer. Never raises."""

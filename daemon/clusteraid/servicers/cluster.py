@@ -14,7 +14,7 @@ class ClusterServicer(ClusterServiceServicer):
         self._report, self._checks, self._approvals = report, checks, approvals
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
-        return self._report.response(pending=len(self._approvals.waiting()))
+        return await self._report.response(pending=len(self._approvals.waiting()))
 
     async def RunChecks(self, request: pb.RunChecksRequest, context: Any) -> pb.RunChecksResponse:
         return pb.RunChecksResponse(checks=await self._checks.run())

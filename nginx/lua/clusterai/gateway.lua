@@ -216,7 +216,7 @@ function gateway.failed()
     local request = requests.current()
     if not request or not request.model then
         return answers.refuse(refusals.failed())
-    elseif was_connected() then
+    elseif request.node and was_connected() then
         return answers.refuse(refusals.node_failed(request.node))
     end
     if request.node then

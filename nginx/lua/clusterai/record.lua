@@ -36,7 +36,7 @@ end
 
 --- Return the tokens of prompt and answer that the end of an answer tells, as texts; nothing where it does not.
 function record.tokens(tail)
-    if not find(tail, "_eval_count", 1, true) and not find(tail, "_tokens", 1, true) then
+    if not find(tail, "eval_count", 1, true) and not find(tail, "_tokens", 1, true) then
         return nil, nil
     end
     return first_of(PROMPT_TOKENS, tail), first_of(OUTPUT_TOKENS, tail)

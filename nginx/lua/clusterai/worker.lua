@@ -27,6 +27,7 @@ end
 
 --- Start this process's timers.
 function worker.start()
+    state.poll() -- a worker that takes a dead one's place begins with what was known when nginx started
     failing.refresh()
     assert(ngx.timer.every(TICK_SECONDS, tick))
     if ngx.worker.id() == LEADER then

@@ -27,7 +27,8 @@ class Faults:
     digests: dict[str, str] = field(default_factory=dict)  # model: digest that is claimed in lists
     hidden: list[str] = field(default_factory=list)  # models that lists do not show
     ghosts: list[str] = field(default_factory=list)  # models that lists show and nobody has
-    garbage: list[str] = field(default_factory=list)  # paths that answer no JSON
+    garbage: list[str] = field(default_factory=list)  # paths that answer nonsense
+    nonsense: str = "\0{nonsense"
     disk_full: bool = False  # writing a blob fails
     damage: bool = False  # what is pulled is damaged on its way to the disk
     context_length: int = 0  # claimed for loaded models

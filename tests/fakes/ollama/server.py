@@ -48,7 +48,7 @@ class FakeOllama:
         self.puller = Puller(settings, self.store, self.faults)
         self.requests: deque[Seen] = deque(maxlen=_KEPT)
         self.pruned: list[str] = []
-        self.in_flight = 0
+        self.in_flight = self.most_in_flight = 0
         self._control = ControlFile(settings.control, self.faults)
         self._http = HttpServer(self._handle, settings.host, settings.port, self._aborted)
         inference = Inference(self.store, self.scheduler, self.faults)
@@ -89,6 +89,7 @@ class FakeOllama:
             return
         self._control.look()
         self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await self._answer(request, reply)
         except HttpFault as fault:
@@ -119,7 +120,7 @@ class FakeOllama:
             headers = {"Retry-After": str(self.faults.retry_after)} if self.faults.retry_after else {}
             raise HttpFault(status, {"error": f"refused with {status}, as told"}, headers)
         if self.faults.garbles(request.path):
-            await reply.whole(200, b"\x00{nonsense", "application/json")
+            await reply.whole(200, self.faults.nonsense.encode(), "application/json")
 
     def _route(self, request: Request) -> _Handler:
         path = request.path

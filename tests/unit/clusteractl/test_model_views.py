@@ -1,6 +1,7 @@
 """What the commands for models and keys print, letter by letter."""
 
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,11 @@ from clusteractl.tables import Table, render
 from clusteractl.views import keys, models, placement
 from clusterai.v1.key_pb2 import CreateKeyResponse, Key
 from clusterai.v1.model_pb2 import (
+    DRIFT_KIND_DIGEST,
+    DRIFT_KIND_MISSING,
     FIT_TIGHT,
     CatalogEntry,
+    Drift,
     ExplainRouteResponse,
     ListCatalogResponse,
     Model,
@@ -27,7 +31,7 @@ from clusterai.v1.types_pb2 import (
 from support import model_samples, samples
 
 WIDTH = 80
-READY = {"present": True, "usable": True}
+READY: Any = {"present": True, "usable": True}
 
 
 def text(blocks: list[Block] | list[str]) -> str:
@@ -47,17 +51,17 @@ def test_the_list_of_models_says_where_each_is_and_what_is_to_be_done() -> None:
     known = model_samples.models()
     assert text(models.model_list(known.models, known.drifts, WIDTH)) == golden(
         """
-        MODEL            SIZE  QUANT   WHERE
-        llama3.2:3b   2.0 GiB  Q4_K_M  tower loaded, nas pulling 43 %, pi4 missing
-        qwen3:32b    19.0 GiB  Q4_K_M  desk unusable
+        MODEL           SIZE  QUANT   WHERE
+        llama3.2:3b   2.0 GB  Q4_K_M  tower loaded, nas pulling 43 %, pi4 missing
+        qwen3:32b    19.0 GB  Q4_K_M  desk unusable
 
-        llama3.2:3b on pi4 is missing: its disk is full: 1.1 GiB free, 2.0 GiB needed
+        llama3.2:3b on pi4 is missing: its disk is full: 1.1 GB free, 2 GB needed
         qwen3:32b on desk is unusable: desk is offline for 5 min
 
-        phone, llama3.2:3b: its copy has other content than tower's
-          fix: clusteractl model sync llama3.2:3b
-        nas: Ollama 0.30.0, the others have 0.31.1
-          fix: on nas: sudo clusterai-agent setup ollama
+        phone has llama3.2:3b as 4c27e0f5b5ad, the cluster's is 000102030405
+          fix: `clusteractl model sync llama3.2:3b`
+        nas runs Ollama 0.30.0, the newest in the cluster is 0.31.1
+          fix: `sudo clusterai-agent setup ollama` on nas
         """
     )
 
@@ -67,7 +71,7 @@ def test_a_model_is_shown_with_its_copies() -> None:
     assert text(models.model_page(model_samples.llama(), [], settings, WIDTH)) == golden(
         """
         llama3.2:3b
-          size     2.0 GiB
+          size     2.0 GB
           kind     llama 3.2B Q4_K_M
           can      completion, tools
           context  8192 tokens, trained for 131072
@@ -77,9 +81,9 @@ def test_a_model_is_shown_with_its_copies() -> None:
         NODE   STATE         IN VRAM  WANTED  FROM
         nas    pulling 43 %        -  yes     server
         pi4    missing             -  yes     -
-        tower  loaded        3.0 GiB  yes     -
+        tower  loaded         3.0 GB  yes     -
 
-        pi4 is missing: its disk is full: 1.1 GiB free, 2.0 GiB needed
+        pi4 is missing: its disk is full: 1.1 GB free, 2 GB needed
         """
     )
     assert "no: somebody pulled it by hand" in text(models.model_page(model_samples.qwen(), [], settings, WIDTH))
@@ -105,6 +109,32 @@ def test_a_model_is_shown_with_its_copies() -> None:
 )
 def test_a_copy_has_one_state(copy: ModelCopy, state: str) -> None:
     assert models.copy_state(copy) == state
+
+
+def test_a_copy_with_other_content_differs_even_where_the_model_is_wanted() -> None:
+    drift = Drift(kind=DRIFT_KIND_DIGEST, model="a:latest", node_id="nas", message="other content", fix="sync")
+    known = Model(model="a:latest", copies=[ModelCopy(node_id="nas", wanted=True, reason="another digest")])
+    lines = text(models.model_list([known], [drift], WIDTH)).splitlines()
+    assert lines[1].endswith("nas differs")
+    assert lines[3:] == ["nas, a:latest: other content", "  fix: sync"], "what the drift says is not said twice"
+    assert "differs" in text(models.model_page(known, [drift], OllamaSettings(), WIDTH))
+
+
+def test_what_is_on_its_way_is_no_drift() -> None:
+    copies = [
+        ModelCopy(node_id="nas", wanted=True, reason="it is being fetched", pull=PullStatus(state=PULL_STATE_PULLING)),
+        ModelCopy(node_id="pi4", wanted=True, reason="pi4 is offline"),
+    ]
+    drifts = [Drift(kind=DRIFT_KIND_MISSING, model="a:latest", node_id=node, message=f"{node} lacks a:latest")
+              for node in ("nas", "pi4")]  # fmt: skip
+    lines = text(models.model_list([Model(model="a:latest", copies=copies)], drifts, WIDTH)).splitlines()
+    assert lines[1].endswith("nas pulling, pi4 missing")
+    assert lines[2:] == ["", "pi4 lacks a:latest"]
+
+
+def test_a_long_fix_is_wrapped() -> None:
+    drift = Drift(message="nas differs", fix="its agent restarts Ollama when it is idle; at once: " + "x" * 30 + " now")
+    assert all(len(line) <= WIDTH for line in models.drift_lines([drift], WIDTH)[1].splitlines())
 
 
 def test_many_copies_are_counted_those_that_answer_first() -> None:
@@ -133,10 +163,10 @@ def test_a_pull_begins_with_where_it_goes_and_why() -> None:
     assert text(placement.candidate_list("llama3.2:3b", model_samples.candidates(), WIDTH)) == golden(
         """
         llama3.2:3b goes to
-          tower  fits in the 24 GiB of its GPU (needs 3.0 GiB, 22.0 GiB free)
+          tower  fits in the 24 GB of its GPU, needs 3.0 GB, 22.0 GB free
         and not to
-          nas    fits in its main memory only (needs 3.0 GiB, 10.0 GiB free)
-          pi4    needs 1.9 GiB more memory than it has (needs 3.0 GiB, 1.1 GiB free)
+          nas    fits in main memory (10 GB free), needs 3.0 GB
+          pi4    needs 3 GB, has 1.1 GB free
           phone  it has no Ollama: sudo clusterai-agent setup ollama
         """
     )
@@ -153,9 +183,9 @@ def test_the_catalogue_says_what_fits_where() -> None:
     entries = [model_samples.catalog().entries[0], model_samples.catalog().entries[2]]
     assert text(placement.catalog_list(ListCatalogResponse(entries=entries, catalog_version="2026-11-20"))) == golden(
         """
-        MODEL           SIZE  TYPE  FOR      CONTEXT  FITS          LICENCE
-        llama3.2:3b  2.0 GiB  text  general     128k  tower gpu +1  Llama 3.2 Community
-        huge:400b    240 GiB  text  -              -  nowhere       -
+        MODEL          SIZE  TYPE  CONTEXT  FITS          LICENCE
+        llama3.2:3b  2.0 GB  text     128k  tower gpu +1  Llama 3.2 Community
+        huge:400b    240 GB  text        -  nowhere       -
 
         Catalogue 2026-11-20: 2 models.
         Fetch one with: clusteractl model pull MODEL
@@ -170,13 +200,13 @@ def test_a_small_context_is_not_rounded_away() -> None:
     entry = CatalogEntry(model="a:latest", context_length=512, candidates=model_samples.candidates()[:1])
     entry.candidates[0].fit = FIT_TIGHT
     row = text(placement.catalog_list(ListCatalogResponse(entries=[entry]))).splitlines()[1]
-    assert row.split() == ["a:latest", "-", "-", "-", "512", "tower", "tight", "-"]
+    assert row.split() == ["a:latest", "-", "-", "512", "tower", "tight", "-"]
 
 
 def test_a_recommendation_has_its_reason_and_its_command() -> None:
     assert text(placement.recommendation_list(model_samples.recommendations(), WIDTH)) == golden(
         """
-        llama3.2:3b (2.0 GiB, text, Llama 3.2 Community)
+        llama3.2:3b (2.0 GB, text, Llama 3.2 Community)
           the largest general one that fits in the GPU of tower beside what is loaded
           there
           clusteractl model pull llama3.2:3b
@@ -185,25 +215,22 @@ def test_a_recommendation_has_its_reason_and_its_command() -> None:
     assert "clusteractl model catalog" in text(placement.recommendation_list([], WIDTH))
 
 
-def test_why_shows_the_nodes_in_the_order_in_which_they_are_tried() -> None:
+def test_why_shows_the_nodes_in_the_order_in_which_they_are_tried_and_each_reason_in_full() -> None:
     assert text(placement.route_page(model_samples.route(), WIDTH)) == golden(
         """
-        A request for llama3.2:3b goes to tower now: it has it loaded and a free slot
+        A request for llama3.2:3b goes to tower now.
 
-        TRY  NODE   LOADED  BUSY  FIT     WHY
-          1  tower  yes      1/2  gpu     it has it loaded and a free slot
-          2  nas    no       0/2  memory  would load it first
-          -  pi4    no       0/2  no      it is draining since 2 min, on ann's request
+        TRY  NODE   LOADED  BUSY  FIT
+          1  tower  yes      1/2  gpu
+          2  nas    no       0/2  memory
+          -  pi4    no       0/2  no
+
+          tower  would get the request: has it loaded, 1 of 2 slots in use, fits on its
+                 GPU
+          nas    would have to load it first, 0 of 2 slots in use, runs in main memory
+          pi4    it is draining since 2 min, on ann's request
         """
     )
-
-
-def test_why_says_in_full_what_the_table_has_to_cut() -> None:
-    reply = model_samples.route()
-    reply.peers[2].reason = "it is draining since 2 min, because ann asked for that at 14:03"
-    lines = text(placement.route_page(reply, WIDTH)).splitlines()
-    assert lines[-3].endswith("…")
-    assert lines[-1] == "pi4: it is draining since 2 min, because ann asked for that at 14:03"
 
 
 def test_why_says_what_a_client_is_told_when_nobody_can_answer() -> None:
@@ -212,10 +239,25 @@ def test_why_says_what_a_client_is_told_when_nobody_can_answer() -> None:
         A request for qwen3:32b gets no answer now: desk, which has it, is offline; try
           again in 60 s
 
-        TRY  NODE  LOADED  BUSY  FIT  WHY
-          -  desk  no         0  gpu  desk is offline for 5 min
+        TRY  NODE  LOADED  BUSY  FIT
+          -  desk  no         0  gpu
+
+          desk  desk is offline for 5 min
         """
     )
+
+
+def test_why_with_a_hundred_nodes_shows_all_of_them_and_some_reasons() -> None:
+    lines = text(placement.route_page(model_samples.worst_route(), WIDTH)).splitlines()
+    assert sum("4294967295/64  memory" in line for line in lines) == 100
+    assert "  and 80 more (--json shows all)" in lines
+
+
+def test_a_difference_names_node_and_model_where_its_sentence_does_not() -> None:
+    drift = Drift(node_id="nas", model="a:latest", message="its content differs")
+    assert models.drift_line(drift, WIDTH) == "nas, a:latest: its content differs"
+    drift.message = "nas has a:latest as 4c27e0f5b5ad"
+    assert models.drift_line(drift, WIDTH) == "nas has a:latest as 4c27e0f5b5ad"
 
 
 def test_why_names_what_is_close_to_an_unknown_model_or_how_to_fetch_it() -> None:
@@ -263,7 +305,7 @@ def test_a_key_of_the_dashboard_is_for_a_browser() -> None:
     reply = CreateKeyResponse(key=Key(key_id="a", dashboard=True), gateway_urls=["https://[2001:db8::1]:11434"])
     seen = text(keys.key_guide(reply, samples.NOW, WIDTH))
     assert "until it is revoked" in seen
-    assert "https://[2001:db8::1]/dask/" in seen
+    assert "https://[2001:db8::1]/dask/status in a browser" in seen
     assert "OPENAI" not in seen
 
 

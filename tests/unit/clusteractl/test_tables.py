@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from clusteractl.output import Block, paragraph, printable_lines
 from clusteractl.tables import Column, Table, render
 from clusteractl.views import cluster, keys, lists, models, nodes, placement
+from clusterai.v1.model_pb2 import ListCatalogResponse
 from support import model_samples, samples
 
 WIDTH = 80
@@ -28,6 +29,10 @@ PAGES: dict[str, list[Block]] = {
     "model pull": placement.candidate_list("llama3.2:3b", model_samples.worst_candidates(), WIDTH),
     "why": placement.route_page(model_samples.worst_route(), WIDTH),
     "key list": keys.key_list(model_samples.keys(), samples.NOW),
+    "nothing yet": [
+        *models.model_list([], [], WIDTH), *placement.recommendation_list([], WIDTH), *keys.key_list([], samples.NOW),
+        *placement.catalog_list(ListCatalogResponse()),
+    ],
     "doctor": cluster.check_report([cluster.Check.of_server(check) for check in samples.checks()], WIDTH),
 }
 
