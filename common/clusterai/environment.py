@@ -138,9 +138,8 @@ async def build(
 ) -> Built:
     """Build the environment unless it is there already, and return what it contains.
 
-    `progress` hears a fraction in 0..1 and what is being done. `proof` is Python that has to run in it and prints the
-    versions as JSON. Takes an hour at most. A failed or cancelled build leaves nothing behind; a killed one leaves what
-    the next call removes.
+    `progress` hears a fraction in 0..1 and what is being done. `proof` is Python that runs in it and tells versions.
+    Takes an hour at most. A failed or cancelled build leaves nothing behind; a killed one what the next call removes.
 
     Raises:
         EnvironmentBuildFailed: why, in a sentence, with the fix; its subclasses tell the causes apart.

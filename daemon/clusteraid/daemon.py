@@ -149,8 +149,7 @@ class Daemon:
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
-                self.entrance.revocations, self.reach, self.problems, numbers.next, self.is_own,
-                self.inventory.copy_limit,
+                self.entrance.revocations, self.reach, self.problems, self.is_own, self.inventory.copy_limit,
             )
         )
         await self.gateway.load()
@@ -161,6 +160,7 @@ class Daemon:
 
     async def _load_models(self) -> None:
         config, desired = self.config, DesiredModels(ModelStore(self.store))
+        self.desired = desired
         await desired.load()
         catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
         self.reloader.on_reloaded(lambda _: catalogue.reload())

@@ -64,7 +64,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[KillableDaemon]:
 def options(tmp_path: Path, daemon: KillableDaemon) -> SetupOptions:
     wheels = make_wheels(tmp_path / "wheels", modules=MODULES)
     home = tmp_path / "open-webui"
-    home.mkdir()
+    (home / "data").mkdir(parents=True)
     home.chmod(0o2750)
     index = IndexConfig(find_links=wheels.path, offline=True)
     return SetupOptions(daemon.socket, 11434, index, home, wheels.lock_text, needed_bytes=1)
@@ -93,6 +93,9 @@ async def test_it_is_installed_given_a_key_that_works_and_started(
     assert settings["OLLAMA_BASE_URL"] == "http://127.0.0.1:11434"
     assert settings["RAG_OLLAMA_API_KEY"] == key
     assert len(settings["WEBUI_SECRET_KEY"]) >= 32
+    imported = options.data / "config.json"
+    assert json.loads(imported.read_text())["ollama.api_configs"] == {"0": {"enable": True, "key": key}}
+    assert imported.stat().st_uid == options.data.stat().st_uid
     assert hashlib.sha256(key.encode()).hexdigest() in keys(daemon)
     assert stat.S_IMODE(options.settings.stat().st_mode) == 0o640
     assert options.settings.stat().st_gid == options.directory.stat().st_gid
@@ -109,14 +112,18 @@ async def test_a_second_time_keeps_what_there_is_and_makes_a_key_only_when_it_is
 ) -> None:
     await set_up(options, units, quiet)
     before, known = told(options), keys(daemon)
+    (options.data / "config.json").unlink()  # it was taken over at the start
     await set_up(options, units, quiet)
     assert told(options) == before, "nobody is signed out"
+    assert not (options.data / "config.json").exists(), "what its administrator set stays"
     assert keys(daemon) == known
     lost = options.settings.read_text().replace(WebuiSettings.load(options.settings).key_id, "aaaaaaaa")
     options.settings.write_text(lost)
     await set_up(options, units, quiet)
     assert told(options)["WEBUI_SECRET_KEY"] == before["WEBUI_SECRET_KEY"]
-    assert hashlib.sha256(told(options)["RAG_OLLAMA_API_KEY"].encode()).hexdigest() in keys(daemon) - known
+    key = told(options)["RAG_OLLAMA_API_KEY"]
+    assert hashlib.sha256(key.encode()).hexdigest() in keys(daemon) - known
+    assert key in (options.data / "config.json").read_text(), "its database has the old one"
 
 
 async def test_a_release_takes_the_place_of_the_old_one_only_when_it_starts(

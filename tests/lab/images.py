@@ -9,7 +9,9 @@ from lab.commands import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}  # and the minor of their Python
-_BASE = ("systemd", "systemd-sysv", "dbus", "polkitd", "iproute2", "iputils-ping", "python3", "procps", "man-db")
+_BASE = (
+    "systemd", "systemd-sysv", "dbus", "polkitd", "iproute2", "iputils-ping", "python3", "procps", "man-db", "curl",
+)  # fmt: skip
 _MASKED = ("networking.service", "ifupdown-pre.service", "systemd-network-generator.service")  # nothing to do here
 _OURS = {"clusteraid", "clusteractl", "clusterai-agent", "python3-clusterai"}
 _OF_PYTHON = ("python3-grpcio", "python3-protobuf")  # ${python3:Depends} of python3-clusterai

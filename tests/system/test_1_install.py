@@ -6,6 +6,8 @@ from lab.cluster import Cluster
 
 NODES = ("alpha", "beta", "gamma")
 SCORES = {
+    "clusterai-gateway.service": ("server", 3.5),
+    "open-webui.service": ("server", 3.5),
     "clusteraid.service": ("server", 2.0),
     "clusterai-scheduler@main.service": ("server", 3.5),
     "clusterai-agent.service": ("alpha", 2.0),
@@ -27,6 +29,24 @@ def test_the_daemon_runs_and_says_how_it_is(cluster: Cluster) -> None:
     assert cluster.server.unit("clusteraid.service", "SubState") == "running"
     assert cluster.server.unit("clusteraid.service", "StatusText")
     assert cluster.ctl("status")
+
+
+def test_the_gateway_runs_with_the_cluster_s_certificates(cluster: Cluster) -> None:
+    server, directory = cluster.server, "/var/lib/clusterai-gateway"
+    assert server.unit("clusterai-gateway.service", "ActiveState") == "active"
+    assert server.unit("clusterai-gateway.service", "UnitFileState") == "enabled"
+    server.shell(
+        f"for i in $(seq 300); do curl -fsS --cacert {directory}/cluster-ca.pem https://localhost/cluster/ && exit;"
+        " sleep 0.1; done; exit 1"
+    )
+    assert server.shell("curl -sS http://127.0.0.1:11434/api/tags").find("no-key") > 0
+    assert "301" in server.shell("curl -sSI http://127.0.0.1/ -H 'Host: tower.local'")
+    assert server.shell(f"find {directory} -name '.placeholder*'") == ""
+
+
+def test_open_webui_waits_until_it_is_set_up_and_has_not_failed(cluster: Cluster) -> None:
+    assert cluster.server.unit("open-webui.service", "ActiveState") == "inactive"
+    assert cluster.server.unit("open-webui.service", "UnitFileState") == "enabled"
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -80,6 +100,12 @@ def test_the_shell_completes_clusteractl(cluster: Cluster, path: str) -> None:
         ("/var/lib/clusterai-compute", "clusterai-agent:clusterai-dask", "2750"),
         ("/var/lib/clusterai-scheduler", "clusterai:clusterai-dask", "2750"),
         ("/var/lib/clusterai-dask", "clusterai-dask:clusterai-dask", "700"),
+        ("/var/lib/clusterai-gateway", "clusterai:clusterai-gateway", "2750"),
+        ("/var/lib/clusterai-gateway/gateway.pem", "clusterai:clusterai-gateway", "640"),
+        ("/var/lib/clusterai-gateway/keys.json", "clusterai:clusterai-gateway", "640"),
+        ("/var/lib/clusterai-gateway/routes.json", "clusterai:clusterai-gateway", "640"),
+        ("/var/lib/open-webui", "root:open-webui", "2750"),
+        ("/var/lib/open-webui/data", "open-webui:open-webui", "700"),
         ("/run/clusterai", "clusterai:clusterai", "750"),
         ("/run/clusterai/clusteraid.sock", "clusterai:clusterai", "660"),
         ("/run/clusterai-local", "clusterai:clusterai-agent", "2750"),

@@ -15,7 +15,7 @@ def test_a_purge_leaves_nothing(cluster: Cluster, name: str) -> None:
     places = "/etc /usr /var /run /lib/systemd"
     # The repository's own list of packages is apt's; the journal is the machine's memory.
     left = machine.shell(
-        f"find {places} -xdev '(' -iname '*cluster*ai*' -o -iname '*clusteractl*' ')'"
+        f"find {places} -xdev '(' -iname '*cluster*ai*' -o -iname '*clusteractl*' -o -iname '*open-webui*' ')'"
         " -not -path '/var/lib/apt/*' -not -path '/var/log/journal/*' -not -path '/run/credentials/*'"
     ).split()
     assert left == []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ Table = dict[str, Any]
 
 
 class DataFile:
-    """One file with a format and a generation, which grows over restarts of the daemon. Writers take turns."""
+    """One file with a format and a generation. Writers take turns.
 
-    def __init__(self, path: Path, next_number: Callable[[], int]) -> None:
-        self.path, self._next_number = path, next_number
+    The generation grows over restarts of the daemon, and when the file was lost: it begins with the time. Lua's numbers
+    hold 53 bits, and its JSON writes 14 digits of them.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path, self._clock = path, clock
         self._turn = asyncio.Lock()
         self.generation, self.content = self._load()
 
@@ -46,7 +51,7 @@ class DataFile:
             content = make()
             if not self.installed or (self.generation and content == self.content and self.path.exists()):
                 return False
-            generation = max(self._next_number(), self.generation + 1)
+            generation = max(int(self._clock()), self.generation + 1)
             data = json.dumps({"format": _FORMAT, "generation": generation, **content}, separators=(",", ":"))
             await asyncio.to_thread(write_atomic, self.path, data.encode(), FILE_MODE)
             self.generation, self.content = generation, content

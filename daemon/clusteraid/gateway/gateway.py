@@ -45,7 +45,6 @@ class GatewayParts:
     revocations: Revocations
     reach: Reach
     problems: Problems
-    number: Callable[[], int]  # grows, over restarts too
     is_own: Callable[[Node], bool]  # the server's own node
     copy_limit: Callable[[], int]  # bytes per second for each node that fetches models from here; 0: none
 
@@ -57,10 +56,8 @@ class Gateway:
         self._parts, config = parts, parts.config.gateway
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
-        self.keys = Keys(
-            KeyStore(parts.store), parts.events, config.directory, parts.problems, parts.number, time.time
-        )
-        self.routes = KeptFile(DataFile(config.directory / NAME, parts.number), self._table, parts.problems)
+        self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time)
+        self.routes = KeptFile(DataFile(config.directory / NAME), self._table, parts.problems)
         self.certificates = GatewayCertificates(
             CertificateParts(config, parts.authority, self.names, parts.units, parts.problems)
         )
@@ -70,6 +67,7 @@ class Gateway:
         await self.keys.load()
         self._parts.inventory.on_changed(self.routes.changed)
         self._parts.nodes.on_changed(self.routes.changed)
+        self._parts.nodes.on_reported(self.routes.changed)
         self._parts.revocations.on_revoked(self.routes.changed)
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:

@@ -64,13 +64,12 @@ class Keys:
     """All keys, in memory as in the store. The gateway knows of a change before `create` and `revoke` return."""
 
     def __init__(
-        self, store: KeyStore, events: EventLog, directory: Path, problems: Problems, number: Callable[[], int],
-        clock: Callable[[], float],
+        self, store: KeyStore, events: EventLog, directory: Path, problems: Problems, clock: Callable[[], float]
     ) -> None:
         self._store, self._events, self._clock = store, events, clock
         self._records: dict[str, KeyRecord] = {}
         self._changing = asyncio.Lock()
-        self.file = KeptFile(DataFile(directory / NAME, number), self._content, problems)
+        self.file = KeptFile(DataFile(directory / NAME), self._content, problems)
 
     async def load(self) -> None:
         """Read the keys of the store; once at start."""

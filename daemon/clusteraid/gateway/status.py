@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from clusterai.errors import Unreachable
@@ -22,14 +23,13 @@ class GatewayStatus:
         """Return /status; raise Unreachable when it does not answer within a second or says something else."""
         return await asyncio.to_thread(self._read)
 
-    async def fetch(self) -> dict[str, PeerLoad] | None:
-        """Return the load of each node; None when the gateway does not answer."""
+    async def fetch(self) -> Mapping[str, PeerLoad] | None:
+        """Return the load of each node that the gateway knows; None when it does not answer. Never raises."""
         try:
             nodes = (await self.read()).get("nodes")
         except Unreachable:
             return None
-        entries = nodes.items() if isinstance(nodes, dict) else ()
-        return {name: _load(entry) for name, entry in entries if isinstance(entry, dict)}
+        return {str(name): _load(told) for name, told in nodes.items()} if isinstance(nodes, dict) else {}
 
     def _read(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
@@ -50,6 +50,7 @@ class GatewayStatus:
         return Unreachable(f"the gateway on 127.0.0.1:{self._port}", reason, fix)
 
 
-def _load(entry: dict[str, Any]) -> PeerLoad:
+def _load(told: object) -> PeerLoad:
+    entry = told if isinstance(told, dict) else {}
     count = entry.get("in_flight")
     return PeerLoad(count if isinstance(count, int) and 0 <= count < 1 << 31 else 0, entry.get("failing") is True)

@@ -1,6 +1,7 @@
 """What Open WebUI is told beside what its unit says: secrets, in a file that systemd reads for it."""
 
 import json
+import os
 import re
 import secrets
 from dataclasses import dataclass, field, replace
@@ -45,13 +46,30 @@ class WebuiSettings:
         values = {
             _SECRET: self.session_secret,
             "OLLAMA_BASE_URL": gateway,
-            _CONFIGS: json.dumps({"0": {"enable": True, "key": self.key}}),
+            _CONFIGS: json.dumps(self._connections()),
             "RAG_OLLAMA_BASE_URL": gateway,
             "RAG_OLLAMA_API_KEY": self.key,
         }
         text = "# Written by `clusteraid setup open-webui`. Other settings: systemctl edit open-webui.service\n"
         text += "".join(f"{name}='{value}'\n" for name, value in values.items())
         write_atomic(path, text.encode(), _MODE)
+
+    def hand_over(self, data: Path, gateway: str) -> None:
+        """Leave the connection in its data directory too. Raises CannotWrite.
+
+        What Open WebUI has once started with is in its database, which counts for more than the environment; what lies
+        in `config.json` at a start it takes over into the database (`import_legacy_config_json` of its config.py).
+        """
+        values = {
+            "ollama.enable": True, "ollama.base_urls": [gateway], "ollama.api_configs": self._connections(),
+            "rag.ollama.base_url": gateway, "rag.ollama.api_key": self.key,
+        }
+        path, owner = data / "config.json", data.stat()
+        write_atomic(path, json.dumps(values).encode())
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+    def _connections(self) -> dict[str, object]:
+        return {"0": {"enable": True, "key": self.key}}
 
 
 def _key_in(configs: str) -> str:

@@ -87,6 +87,11 @@ class SetupOptions:
         return self.directory / "venv"
 
     @property
+    def data(self) -> Path:
+        """What its users have; the only directory that it can write."""
+        return self.directory / "data"
+
+    @property
     def settings(self) -> Path:
         """The settings' file."""
         return self.directory / "settings.env"
@@ -104,9 +109,12 @@ async def set_up(options: SetupOptions, units: Units, progress: Progress) -> str
         NoPythonForWebui, NotEnoughSpace, EnvironmentBuildFailed, Unreachable: nothing was changed.
         WebuiDoesNotStart: the release of before is in use again, if there was one.
     """
-    settings = await _with_key(options, WebuiSettings.load(options.settings))
+    former, gateway = WebuiSettings.load(options.settings), f"http://127.0.0.1:{options.gateway_port}"
+    settings = await _with_key(options, former)
     built = await _built(options, progress)
-    settings.save(options.settings, f"http://127.0.0.1:{options.gateway_port}")
+    settings.save(options.settings, gateway)
+    if settings.key != former.key:
+        settings.hand_over(options.data, gateway)
     before = _target(options.link)
     _point(options.link, built.directory)
     progress(1.0, "starting it")

@@ -20,7 +20,7 @@ from clusteraid.gateway.checks import GatewayChecked, GatewayChecks
 from clusteraid.gateway.data import DataFile
 from clusteraid.gateway.routes import Peer
 from clusteraid.gateway.status import GatewayStatus
-from clusteraid.nodes import Counter
+from clusteraid.models.ports import PeerLoad
 from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
 from support.models import FixedInventory, copy, model, ready_ollama
 
@@ -70,7 +70,7 @@ class Place:
         self.authority = Authority.open(directory / "pki")
         self.web = self.directory / "web.pem"
         self.certify(self.web)
-        self.files = [DataFile(self.directory / name, Counter(1).next) for name in ("routes.json", "keys.json")]
+        self.files = [DataFile(self.directory / name) for name in ("routes.json", "keys.json")]
         self.told: dict[str, Any] = {name: {"generation": 0, "problem": ""} for name in ("routes", "keys")}
         self.status = servers.enter_context(web_server(b"{}"))
         self.https = servers.enter_context(web_server(b"hello", self.web))
@@ -183,6 +183,17 @@ async def test_open_webui_is_not_missed_where_it_was_never_set_up(place: Place) 
     outcome, message, _ = said(await place.find("open-webui"))
     assert outcome == "NOT_APPLICABLE"
     assert "sudo clusteraid setup open-webui" in message
+
+
+async def test_what_is_in_flight_is_read_and_nothing_where_nobody_answers() -> None:
+    told = {"nodes": {"tower": {"in_flight": 3, "failing": True}, "nas": {}, "odd": 7}}
+    with web_server(json.dumps(told).encode()) as server:
+        status = GatewayStatus(server.server_port)
+        loads = {"tower": PeerLoad(3, failing=True), "nas": PeerLoad(), "odd": PeerLoad()}
+        assert await status.fetch() == loads
+        server.text = b"nonsense"
+        assert await status.fetch() is None
+    assert await status.fetch() is None
 
 
 async def test_a_gateway_that_does_not_answer_is_unreachable_within_its_time() -> None:

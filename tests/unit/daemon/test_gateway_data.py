@@ -13,7 +13,6 @@ import pytest
 
 from clusterai.files import CannotWrite
 from clusteraid.gateway.data import DataFile, KeptFile
-from clusteraid.nodes import Counter
 from clusteraid.status import Problems
 from support.waiting import until
 
@@ -30,8 +29,8 @@ class Source:
         return self.content
 
 
-def data_file(directory: Path, era: int = 1) -> DataFile:
-    return DataFile(directory / "routes.json", Counter(era).next)
+def data_file(directory: Path, now: float = 1.7e9) -> DataFile:
+    return DataFile(directory / "routes.json", lambda: now)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -56,6 +55,7 @@ async def test_the_file_has_format_and_generation_and_is_read_by_the_group_only(
     assert await data_file(tmp_path).put(lambda: {"keys": {}})
     assert read(tmp_path).keys() == {"format", "generation", "keys"}
     assert read(tmp_path)["format"] == 1
+    assert read(tmp_path)["generation"] < 10**14, "Lua's JSON has no more digits"
     status = (tmp_path / "routes.json").stat()
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert status.st_gid == tmp_path.stat().st_gid
@@ -68,16 +68,16 @@ async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
     before = (tmp_path / "routes.json").stat().st_mtime_ns
     assert not await file.put(lambda: {"nodes": {"a": 1}})
     assert (tmp_path / "routes.json").stat().st_mtime_ns == before
-    assert not await data_file(tmp_path, era=2).put(lambda: {"nodes": {"a": 1}}), "not after a restart either"
+    assert not await data_file(tmp_path, 1.8e9).put(lambda: {"nodes": {"a": 1}}), "not after a restart either"
 
 
-@pytest.mark.parametrize("era", [2, 0], ids=["a later start", "a store from a backup"])
-async def test_generations_grow_over_restarts(tmp_path: Path, era: int) -> None:
+@pytest.mark.parametrize("now", [1.8e9, 0], ids=["later", "the clock was set back"])
+async def test_generations_grow_over_restarts(tmp_path: Path, now: float) -> None:
     first = data_file(tmp_path)
     await first.put(lambda: {"nodes": {}})
     await first.put(lambda: {"nodes": {"a": 1}})
     before = read(tmp_path)["generation"]
-    assert await data_file(tmp_path, era).put(lambda: {"nodes": {}})
+    assert await data_file(tmp_path, now).put(lambda: {"nodes": {}})
     assert read(tmp_path)["generation"] > before
 
 
@@ -91,8 +91,12 @@ async def test_a_damaged_file_is_written_anew(tmp_path: Path, damaged: str) -> N
 async def test_a_file_that_somebody_removed_comes_back(tmp_path: Path) -> None:
     file = data_file(tmp_path)
     await file.put(lambda: {"nodes": {}})
+    before = read(tmp_path)["generation"]
     (tmp_path / "routes.json").unlink()
     assert await file.put(lambda: {"nodes": {}})
+    (tmp_path / "routes.json").unlink()
+    assert await data_file(tmp_path, 1.8e9).put(lambda: {"nodes": {}})
+    assert read(tmp_path)["generation"] > before, "after a restart it is newer too"
 
 
 async def test_without_the_directory_there_is_no_gateway_and_no_problem(tmp_path: Path) -> None:

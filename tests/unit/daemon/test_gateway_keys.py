@@ -20,7 +20,6 @@ from clusteraid.gateway.keys import (
     KeyStillInUse,
     NoSuchKey,
 )
-from clusteraid.nodes import Counter
 from clusteraid.status import Problems
 from clusteraid.store import Store
 from clusteraid.store_keys import KeyStore
@@ -38,7 +37,7 @@ class Keyring:
 
     def again(self) -> Keys:
         """The keys as a daemon has them after a restart, before it has loaded them."""
-        return Keys(self.store, self.events, self.directory, self.problems, Counter(1).next, self.clock)
+        return Keys(self.store, self.events, self.directory, self.problems, self.clock)
 
     def told(self) -> dict[str, Any]:
         """What the gateway is told, by hash."""
