@@ -159,8 +159,7 @@ async def test_a_gate_with_a_wrong_certificate_gets_no_prompt(gateway: Gateway, 
     ):
         await use(gateway, {"a": a.port, "b": b.port})
         assert (await chat(gateway)).json["node"] == "b"
-        probed = a.connections
-        await until(lambda: a.connections > probed + 1 or gateway.errors().count("SSL") > 2)
+        await asyncio.sleep(2.5)  # two probes: each looks at the certificate too
         assert gateway.status()["nodes"]["a"]["failing"] is True
     assert a.arrived == []
 

@@ -70,7 +70,8 @@ local function conversation_of(key, model, found)
     if named and named ~= "" then
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
     elseif found.sample then
-        return key.id .. found.sample_length .. model.name .. found.sample
+        -- A checksum, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
+        return key.id .. " " .. model.name .. " " .. ngx.crc32_long(found.sample) .. " " .. found.sample_length
     end
     return nil
 end
