@@ -3,7 +3,7 @@
 
     examples/digest.py                      texts below this machine's /usr/share/doc
     examples/digest.py ~/notes --limit 0    all that is below another folder
-    examples/digest.py --gateway https://server:11434 --key-file ~/cluster.key
+    examples/digest.py --gateway https://server:11434 --key-file key
 
 The documents are read here. Dask hands them to the workers, and each worker asks the gateway, or any Ollama. Never more
 than --at-once are asked in the whole cluster. A gateway that is busy (429, 503) is asked again after the time it names.
@@ -271,7 +271,7 @@ def read_key(file: str | None, variables: Mapping[str, str]) -> str:
     try:
         key = (Path(file).read_text(encoding="ascii") if file else variables.get("CLUSTERAI_KEY", "")).strip()
     except (OSError, ValueError) as error:
-        stop(f"cannot read the key in {file}: {error}", "write it there, one line; clusteractl key create makes one")
+        stop(f"cannot read the key in {file}: {error}", "clusteractl key create digest > FILE writes one")
     if any(not " " < character <= "~" for character in key):
         stop("the key has characters that no key has", "it is one line that begins with cak1.")
     return key
@@ -286,12 +286,15 @@ def read_authority(file: str | None, variables: Mapping[str, str]) -> str:
     try:
         return found.read_text(encoding="ascii")
     except (OSError, ValueError) as error:
-        stop(f"cannot read the CA in {found}: {error}", "give the cluster's CA with --ca-file FILE")
+        stop(
+            f"cannot read the CA in {found}: {error}",
+            "clusteractl ca > FILE writes the cluster's CA, for --ca-file FILE",
+        )
 
 
 def explain(error: Refused, model: str) -> NoReturn:
     """End with what a refusal means."""
-    make_key = "clusteractl key create makes one; put it into $CLUSTERAI_KEY, or into a file for --key-file"
+    make_key = "make a key: clusteractl key create digest > key, and use it with --key-file key or $CLUSTERAI_KEY"
     hints = {401: make_key, 403: "clusteractl key list shows what a key is for", 404: "choose another with --model"}
     which = f" ({model})" if model and model not in error.sentence else ""
     stop(f"the gateway says: {printable(error.sentence)}{which}",
@@ -305,7 +308,8 @@ def asked_here(gateway: Gateway, path: str) -> Any:
     except Refused as error:
         explain(error, "")
     except ssl.SSLCertVerificationError as error:
-        stop(f"{gateway.url} is not to be trusted: {error.verify_message}", "give the cluster's CA with --ca-file FILE")
+        stop(f"{gateway.url} is not to be trusted: {error.verify_message}",
+             "clusteractl ca > ca.pem writes the cluster's CA; give it with --ca-file ca.pem")  # fmt: skip
     except (OSError, http.client.HTTPException, ValueError) as error:
         stop(f"cannot reach {gateway.url}: {error}",
              "name the gateway: --gateway https://SERVER:11434, or $CLUSTERAI_GATEWAY",

@@ -12,7 +12,7 @@ import pytest
 
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
-LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "system")
+LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "system")
 _LONGEST = ("newest", "system")
 _BEFORE = pytest.StashKey[Belongings]()
 _HERE = Path(__file__).resolve().parent

@@ -17,6 +17,7 @@ examples:
   sudo clusterai-agent join --server tower.lan --token-file token.txt
   ssh tower sudo clusteractl token create | sudo clusterai-agent join --token-file -
   clusterai-agent status                           how this node is
+  sudo clusterai-agent setup ollama --from ollama-linux-amd64.tgz --sha256 HASH
 """
 
 
@@ -36,7 +37,16 @@ def parser() -> argparse.ArgumentParser:
     facts = commands.add_parser("facts", help="what this machine is, and what its collectors read now")
     for command in (status, facts):
         command.add_argument("--json", action="store_true", help="print JSON")
+    _add_setup(commands)
     return top
+
+
+def _add_setup(commands: Any) -> None:
+    setup = commands.add_parser("setup", help="install what this machine needs to serve models (as root)")
+    what = setup.add_subparsers(dest="what", metavar="WHAT", required=True)
+    ollama = what.add_parser("ollama", help="a release of Ollama, its user, models directory and unit, where missing")
+    ollama.add_argument("--from", dest="source", default="", metavar="FILE|URL", help="the release's archive")
+    ollama.add_argument("--sha256", default="", metavar="HASH", help="what the archive's SHA-256 must be")
 
 
 def _add_join(commands: Any) -> None:
@@ -80,6 +90,10 @@ def _command(given: argparse.Namespace) -> "Coroutine[Any, Any, int | None]":
             from clusterai_agent.joincommand import leave
 
             return leave(config, confirmed=given.yes)
+        case "setup":
+            from clusterai_agent.setup_ollama import setup_ollama
+
+            return setup_ollama(given.source, given.sha256)
         case "status":
             from clusterai_agent.show import show_status
 

@@ -18,7 +18,7 @@ from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.server import Server
-from clusterai_agent.session import Dismissed, Ending, EndReason, Listener, LogReader, Reports, Session
+from clusterai_agent.session import Dismissed, Ending, EndReason, Listener, LogReader, Reports, Session, open_seconds
 from clusterai_agent.validity import check_validity
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Connection:
         self._handing_over, self._own_until = False, 0.0  # until when who replaces a session may be ourselves
         self._browsed_at = -BROWSE_PAUSE
         self._proven = ""  # the address of the last session
+        self._attempt = 0  # since the last session
 
     @property
     def credentials(self) -> Credentials:
@@ -85,7 +86,6 @@ class Connection:
 
     async def run(self) -> Ending:
         """Hold a session, again and again; return when the node is revoked or replaced by a newer session."""
-        attempt = 0
         while True:
             ending = None
             async for address in self._candidates():
@@ -94,8 +94,8 @@ class Connection:
                     break
             if ending is not None and ending.reason in _FINAL:
                 return ending
-            attempt = 1 if ending is not None else attempt + 1
-            await asyncio.sleep(reconnect_delay(attempt, random.random()))  # noqa: S311  jitter
+            self._attempt = 1 if ending is not None else self._attempt + 1
+            await asyncio.sleep(reconnect_delay(self._attempt, random.random()))  # noqa: S311  jitter
 
     async def hand_over(self, credentials: Credentials, ca_pem: bytes) -> None:
         """Move the session to new credentials: a new channel first, then the old one closes.
@@ -163,10 +163,12 @@ class Connection:
         return ending
 
     async def _opened(self, address: str, credentials: Credentials, ca_pem: bytes) -> Session:
-        channel = secure_channel(address, ca_pem=ca_pem, chain_pem=credentials.chain_pem, key_pem=credentials.key_pem)
+        limit = open_seconds(self._attempt)
+        keys = {"chain_pem": credentials.chain_pem, "key_pem": credentials.key_pem}
+        channel = secure_channel(address, ca_pem=ca_pem, **keys, handshake_seconds=limit)
         session = Session(channel, address, self._reports, self._listener, self._logs)
         try:
-            self._remember(address, (await session.open()).server_addresses)
+            self._remember(address, (await session.open(limit)).server_addresses)
         except BaseException:
             await session.close()
             raise

@@ -30,6 +30,16 @@ from clusterai.v1.types_pb2 import Sample
 log = logging.getLogger(__name__)
 
 OPEN_SECONDS = 20.0  # for connecting and the welcome: 2,000 agents that come back at once take 6 s of the server's CPU
+_MOST_PATIENT = 4
+
+
+def open_seconds(attempt: int) -> float:
+    """Return how long the attempt (1, 2, …) may take.
+
+    A starved server still works on handshakes that their callers gave up, and gets to none in time: each attempt waits
+    longer than the one before.
+    """
+    return OPEN_SECONDS * min(2.0 ** min(max(attempt - 1, 0), 10), _MOST_PATIENT)
 _INTERVALS = (0.01, 300.0)
 _STATUS_PAUSE = 0.2  # changes closer together than this travel as one
 
@@ -102,7 +112,7 @@ class Session:
         self._wait: asyncio.Future[bool] | None = None
         self._log_tasks: dict[int, asyncio.Task[None]] = {}
 
-    async def open(self) -> Welcome:
+    async def open(self, limit_seconds: float = OPEN_SECONDS) -> Welcome:
         """Say hello and wait for the welcome.
 
         Raises:
@@ -110,7 +120,7 @@ class Session:
             NotWelcome: something else answered.
         """
         try:
-            async with asyncio.timeout(OPEN_SECONDS):
+            async with asyncio.timeout(limit_seconds):
                 self._call = self._stub.Session()
                 await self._call.write(SessionRequest(hello=self._reports.hello()))
                 response = await self._call.read()
@@ -119,7 +129,7 @@ class Session:
         except asyncio.InvalidStateError as error:  # the call ended while the hello was written
             raise await self._why_it_ended() from error
         except TimeoutError as error:
-            raise Unreachable(self.address, f"no welcome within {OPEN_SECONDS:.0f} s") from error
+            raise Unreachable(self.address, f"no welcome within {limit_seconds:.0f} s") from error
         return self._welcomed(response)
 
     def _welcomed(self, response: Any) -> Welcome:

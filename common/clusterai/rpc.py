@@ -34,7 +34,7 @@ CLIENT_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without an old one's back-off
     ("grpc.initial_reconnect_backoff_ms", 250),
-    ("grpc.min_reconnect_backoff_ms", 20_000),  # a handshake's deadline too: 2,000 at once take 6 s of the server's CPU
+    ("grpc.min_reconnect_backoff_ms", 20_000),  # a handshake's deadline too: see `secure_channel`
     ("grpc.max_reconnect_backoff_ms", 3_000),
 )
 SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -78,11 +78,21 @@ def join_address(host: str, port: int) -> str:
 
 
 def secure_channel(
-    address: str, *, ca_pem: bytes, chain_pem: bytes | None = None, key_pem: bytes | None = None
+    address: str,
+    *,
+    ca_pem: bytes,
+    chain_pem: bytes | None = None,
+    key_pem: bytes | None = None,
+    handshake_seconds: float = 20.0,
 ) -> grpc.aio.Channel:
-    """Return a channel that trusts only the given CA, whatever the address, with a client certificate if given."""
+    """Return a channel that trusts only the given CA, whatever the address, with a client certificate if given.
+
+    A handshake that takes longer than `handshake_seconds` is given up: 2,000 at once take 6 s of a server's CPU.
+    """
     credentials = grpc.ssl_channel_credentials(ca_pem, key_pem, chain_pem)
-    options = (*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME))
+    patience = ("grpc.min_reconnect_backoff_ms", int(handshake_seconds * 1000))
+    own = (("grpc.ssl_target_name_override", SERVER_NAME), patience)
+    options = (*(option for option in CLIENT_OPTIONS if option[0] != patience[0]), *own)
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 

@@ -40,7 +40,7 @@ from clusteraid.gateway.gateway import Gateway, GatewayParts
 from clusteraid.gateway.served import Served
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.holds import Holds
-from clusteraid.local_node import LocalNode
+from clusteraid.local_node import LocalNode, is_own
 from clusteraid.machine_units import MachineUnits
 from clusteraid.models.catalogue import CatalogueFile
 from clusteraid.models.desires import DesiredModels
@@ -130,6 +130,7 @@ class Daemon:
         self.units = MachineUnits(units, PoolName(config.pool.name))
         self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
         self.file = file
+        self.is_own = partial(is_own, machine_id=own_machine_id())
 
     async def load(self) -> None:
         """Read what the store knows, and build what depends on it."""
@@ -148,7 +149,7 @@ class Daemon:
         self.gateway = Gateway(
             GatewayParts(
                 self.config, self.store, self.events, self.authority, self.control, self.nodes, self.inventory,
-                self.desired.limits, self.entrance.revocations, self.reach, self.problems,
+                self.entrance.revocations, self.reach, self.problems, self.is_own, self.inventory.copy_limit,
             )
         )
         await self.gateway.load()
@@ -159,12 +160,13 @@ class Daemon:
 
     async def _load_models(self) -> None:
         config, desired = self.config, DesiredModels(ModelStore(self.store))
-        self.desired = desired
         await desired.load()
         catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
         self.reloader.on_reloaded(lambda _: catalogue.reload())
-        specs, status = SpecMaker(config.models, config.gateway), GatewayStatus(config.gateway.status_port)
-        self.inventory = LiveModels(self.nodes, desired, specs, own_machine_id(), catalogue.size_of)
+        specs = SpecMaker(config.models, config.gateway)
+        has_mirror = self.config.gateway.directory.is_dir
+        self.inventory = LiveModels(self.nodes, desired, specs, self.is_own, has_mirror, catalogue.size_of)
+        status = GatewayStatus(config.gateway.status_port)
         self.models = Models(self.nodes, self.inventory, desired, catalogue, self.events, status)
         self.inventory.begin()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from clusterai.files import CannotWrite, write_atomic
 from clusteraid.config import LocalNodeConfig
 from clusteraid.join_tokens import JoinTokens, TokenRequest
-from clusteraid.nodes import Nodes
+from clusteraid.nodes import Node, Nodes
 from clusteraid.ports import Enrolment, Role
 from clusteraid.status import Problems
 from clusteraid.store import StoreUnavailable
@@ -19,7 +19,18 @@ CREATED_BY = "local node"
 _RENEW_SECONDS = 600.0  # before the token's 15 minutes are over
 _RETRY_SECONDS = 10.0
 _OFFER_SECONDS = 5.0
+_LOOPBACK = ("127.0.0.1", "::1")
 _FILE_MODE = 0o640  # the directory is setgid: the agent's group reads it
+
+
+def is_own(node: Node, machine_id: str) -> bool:
+    """Whether the node is the server's own machine, whose id is given as agents tell theirs.
+
+    Copied machines may have one id and remote ones may come in by a tunnel: it takes the id and the address, which is
+    not known before the first session, or the token that only this machine's agent can read.
+    """
+    here = bool(machine_id) and node.facts.machine_id == machine_id
+    return node.admitted_by == CREATED_BY or (here and node.address in ("", *_LOOPBACK))
 
 
 class LocalNode:
@@ -39,6 +50,7 @@ class LocalNode:
     def node_enrolled(self, enrolment: Enrolment) -> None:
         """Listen to enrolments: once the own agent has joined, the token is gone."""
         if enrolment.role is Role.NODE and enrolment.token_id and enrolment.token_id == self._token_id:
+            self._nodes.find(enrolment.name).admitted_by = CREATED_BY
             self._joined.set()
             self._remove()
 

@@ -18,6 +18,8 @@ MAY_START_PROGRAMS = (
     "daemon/clusteraid/local*.py",
     "daemon/clusteractl/environment*.py",
     "agent/clusterai_agent/discovery.py",
+    "agent/clusterai_agent/ollama_release.py",
+    "agent/clusterai_agent/setup_ollama.py",
 )
 STARTERS = {"subprocess.Popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
 STARTERS |= {

@@ -14,6 +14,7 @@ import bench.daemon
 import bench.dask
 import bench.failover
 import bench.gateway
+import bench.models
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "failover": bench.failover.measure,
     "dask": bench.dask.measure,
     "gateway": bench.gateway.measure,
+    "models": bench.models.measure,
 }
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from fakes.http import Answer, asked
-from fakes.ollama import FakeOllama, damage_blob, fake_ollama, make_program
+from fakes.ollama import FakeOllama, damage_blob, fake_ollama
 from fakes.ollama.scheduler import BUSY
 from fakes.registry import MadeModel, make_model
 from support.waiting import until
@@ -359,36 +358,6 @@ def test_a_blob_can_be_damaged_in_place(tmp_path: Path) -> None:
     damage_blob(tmp_path, LLAMA.weights)
     assert path.read_bytes() != LLAMA.blobs[LLAMA.weights]
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-
-
-def run(program: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", **variables}
-    return subprocess.run([program, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-async def test_one_file_of_it_passes_for_the_program(tmp_path: Path) -> None:
-    """Run by the distribution's own Python, which has none of the test tools."""
-    program = make_program(tmp_path / "ollama")
-    make_model("tiny", 5_000).install(tmp_path / "models")
-    environment = {"OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_MODELS": str(tmp_path / "models"), "PATH": "/usr/bin:/bin"}
-    process = await asyncio.create_subprocess_exec(
-        program, "serve", env=environment, stderr=asyncio.subprocess.PIPE, cwd=tmp_path
-    )
-    try:
-        assert process.stderr is not None
-        async with asyncio.timeout(60):
-            line = (await process.stderr.readline()).decode()
-        assert line.startswith("Listening on http://127.0.0.1:"), line
-        host = line.split()[2]
-        assert "tiny:latest" in (await asyncio.to_thread(run, program, "list", OLLAMA_HOST=host)).stdout
-        said = (await asyncio.to_thread(run, program, "--version", OLLAMA_HOST=host)).stdout
-        assert said == "ollama version is 0.31.1\n"
-    finally:
-        process.terminate()
-        async with asyncio.timeout(60):
-            await process.communicate()
-    assert process.returncode == 0
-    assert "client version is" in run(program, "--version", OLLAMA_HOST="127.0.0.1:1").stdout
 
 
 def test_made_models_are_the_same_for_the_same_seed() -> None:

@@ -4,7 +4,7 @@ import gzip
 import importlib
 import json
 import os
-import ssl
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,13 +12,15 @@ from types import ModuleType
 
 import pytest
 
-from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from fakes.http import HttpServer, Reply, Request, asked
 from fakes.ollama import FakeOllama, fake_ollama
 from fakes.registry import make_model
 from support.examples import DASK_LOG, dask, run
+from support.gates import server_tls
+from support.gateway import Gateway, gate_certificate, routes, running_gateway
 from support.local_cluster import ended, local, prepared_state
 from support.tree import ROOT
+from support.waiting import until
 
 SCRIPT = ROOT / "examples/digest.py"
 KEY = "cak1.k3v7q2xa.abcdefghijklmnopqrstuvwxyz"
@@ -64,23 +66,21 @@ async def ollama(tmp_path: Path) -> AsyncIterator[FakeOllama]:
 
 
 @asynccontextmanager
-async def tls_before(ollama: FakeOllama, directory: Path) -> AsyncIterator[tuple[str, Path]]:
-    """A TLS end before Ollama, with a certificate as the gateway's; yield its URL and the file of the CA."""
-    cluster, key = CertificateAuthority.create("Cluster AI"), new_key()
-    leaf = cluster.issue(new_csr(key), "spiffe://c/web", dns=("127.0.0.1",), server=True, client=False)
-    own, authority = directory / "web.pem", directory / "ca.pem"
-    own.write_bytes(key_pem(key) + leaf.chain_pem)
-    authority.write_bytes(cluster.cert_pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(own)
+async def through_the_gateway(ollama: FakeOllama, directory: Path) -> AsyncIterator[Gateway]:
+    """The real gateway, with a node whose gate leads to Ollama."""
 
     async def passed_on(request: Request, reply: Reply) -> None:
-        kept = {"authorization": request.headers["authorization"]} if "authorization" in request.headers else {}
-        async with asked(request.method, ollama.url + request.path, kept, request.body) as answer:
+        async with asked(request.method, ollama.url + request.path, None, request.body) as answer:
             await reply.whole(answer.status, await answer.body(), "application/json")
 
-    async with HttpServer(passed_on, tls=context) as front:
-        yield f"https://{front.authority}", authority
+    with running_gateway(directory) as gateway:
+        tls = server_tls(gateway.authority, gate_certificate(gateway.authority, "tower"))
+        async with HttpServer(passed_on, tls=tls) as gate:
+            models = {"small:1b": {"tower": {"loaded": True, "fit": 1}}}
+            gateway.write_routes(routes({"tower": gate.port}, models))
+            gateway.write_keys({KEY: {"id": "k3v7q2xa", "name": "ann"}})
+            await until(lambda: gateway.status()["keys"]["generation"] == gateway.status()["routes"]["generation"] == 1)
+            yield gateway
 
 
 def environment(variables: dict[str, str], ollama: FakeOllama, **more: str) -> dict[str, str]:
@@ -186,7 +186,7 @@ async def test_what_goes_wrong_is_a_sentence(folder: Path, ollama: FakeOllama, t
         said = await failure(folder, "--model", "huge")
         assert "there is no model huge\n  there are: big:70b, small:1b" in said
         ollama.faults.refuse = {"/api/tags": 401}
-        assert "clusteractl key create makes one" in await failure(folder)
+        assert "clusteractl key create digest" in await failure(folder)
         ollama.faults.set({"refuse": {}, "hidden": ["big:70b", "small:1b"]})
         assert "there is no model that could read" in await failure(folder)
         ollama.faults.set({"hidden": [], "refuse": {"/api/chat": 500}})
@@ -197,22 +197,34 @@ async def test_what_goes_wrong_is_a_sentence(folder: Path, ollama: FakeOllama, t
         assert "cannot read the key in absent" in await failure(folder, "--key-file", "absent")
 
 
-async def test_a_gateway_with_a_certificate_of_the_cluster_is_trusted_with_its_ca(
+async def test_through_the_real_gateway_with_its_certificate_and_a_key(
     folder: Path, ollama: FakeOllama, tmp_path: Path
 ) -> None:
-    async with dask(tmp_path, "127.0.0.1") as variables, tls_before(ollama, tmp_path) as (url, authority):
-        words = (folder, "--limit", "2", "--gateway", url)
-        code, _, err = await run(SCRIPT, variables, *words, cwd=tmp_path)
+    async with dask(tmp_path, "127.0.0.1") as variables, through_the_gateway(ollama, tmp_path) as gateway:
+        (tmp_path / "clusterai").mkdir()
+        words = (folder, "--gateway", f"https://127.0.0.1:{gateway.tls_port}")
+        code, _, err = await run(SCRIPT, {**variables, "CLUSTERAI_KEY": KEY}, *words, cwd=tmp_path)
         assert code == 1
         assert "is not to be trusted: " in err
-        assert "--ca-file FILE" in err
+        assert "clusteractl ca > ca.pem" in err
+        authority = gateway.state / "cluster-ca.pem"
         code, _, err = await run(SCRIPT, variables, *words, "--ca-file", authority, cwd=tmp_path)
+        assert code == 1
+        assert "clusteractl key create" in err
+        shutil.copy(authority, tmp_path / "clusterai/ca.pem")  # where `clusteractl login` keeps it
+        known = {**variables, "XDG_CONFIG_HOME": str(tmp_path), "CLUSTERAI_KEY": KEY}
+        code, out, err = await run(SCRIPT, known, *words, cwd=tmp_path)
         assert code == 0, err
-        (tmp_path / "clusterai").mkdir()
-        authority.rename(tmp_path / "clusterai/ca.pem")  # where `clusteractl login` keeps it
-        known = {**variables, "XDG_CONFIG_HOME": str(tmp_path)}
-        code, _, err = await run(SCRIPT, known, *words, cwd=tmp_path)
-        assert code == 0, err
+        assert "ANSWERED BY" in out
+        gateway.write_routes(routes({}, {"small:1b": {}}, generation=2))
+        await until(lambda: gateway.status()["routes"]["generation"] == 2)
+        code, _, err = await run(SCRIPT, known, *words, "--limit", "1", "--patience", "0", cwd=tmp_path)
+        assert code == 1
+        assert "1 failed" in err
+    result = json.loads((tmp_path / "digest.json").read_text())
+    assert [failed["status"] for failed in result["failed"]] == [503]
+    assert {seen.model for seen in ollama.requests} == {"small:1b"}
+    assert chats(ollama) == 8
 
 
 async def test_it_runs_in_a_local_cluster(folder: Path, ollama: FakeOllama, tmp_path: Path) -> None:

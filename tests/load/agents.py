@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clusterai.v1.node_pb2 import SessionResponse
 from clusterai_agent.connection import reconnect_delay
-from clusterai_agent.session import OPEN_SECONDS
+from clusterai_agent.session import open_seconds
 from load.identities import NodeIdentity, load
 from load.messages import heartbeat, hello
 from load.stream_client import Stream, client_context
@@ -58,7 +58,7 @@ class Agent:
             await asyncio.sleep(delay)
             connected = False
             try:
-                async with asyncio.timeout(OPEN_SECONDS):
+                async with asyncio.timeout(open_seconds(attempt)):
                     stream = await self._opened()
             except (OSError, TimeoutError) as error:
                 self._counters.failures += 1

@@ -19,7 +19,7 @@ from load.messages import hello
 async def stream(arguments: argparse.Namespace) -> None:
     """Open the stream and send until the standard input ends."""
     own, message = load_credentials(arguments.certificate), SessionRequest.FromString(bytes.fromhex(arguments.message))
-    keys = {"chain_pem": own.chain_pem, "key_pem": own.key_pem}
+    keys: dict[str, Any] = {"chain_pem": own.chain_pem, "key_pem": own.key_pem}
     async with secure_channel(arguments.target, ca_pem=arguments.ca.read_bytes(), **keys) as channel:
         stub: Any = NodeServiceStub(channel)
         call = stub.Session()

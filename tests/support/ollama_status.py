@@ -52,9 +52,10 @@ def ollama(*models: OllamaModel, **others: Any) -> OllamaStatus:
     return OllamaStatus(models=models, **{**values, **others})
 
 
-def pull(name: str = "llama3.2:3b", **others: Any) -> PullStatus:
-    """A pull."""
-    return PullStatus(model=name, **others)
+def pull(name: str = "llama3.2:3b", origin: str = "", **others: Any) -> PullStatus:
+    """A pull from "server" or "registry"."""
+    values: dict[str, Any] = {"model": name, "from": origin, **others}
+    return PullStatus(**values)
 
 
 def machine(gpu: int = 0, memory: int = 16 * GB, gpus: int = 1) -> NodeFacts:

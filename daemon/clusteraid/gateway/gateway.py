@@ -3,11 +3,10 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from clusterai.machine import own_machine_id
 from clusterai.rpc import join_address
 from clusterai.units import Units
 from clusteraid.addresses import Reach
@@ -18,7 +17,7 @@ from clusteraid.gateway.certificates import WEB, CertificateParts, GatewayCertif
 from clusteraid.gateway.checks import GatewayChecked, GatewayChecks
 from clusteraid.gateway.data import DataFile, KeptFile, Table
 from clusteraid.gateway.keys import Keys
-from clusteraid.gateway.routes import Peer, RouteSettings, mirror_limit, peer_of, routes
+from clusteraid.gateway.routes import Peer, RouteSettings, peer_of, routes
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.models.ports import Inventory
 from clusteraid.nodes import Node, Nodes
@@ -30,7 +29,6 @@ from clusteraid.store_keys import KeyStore
 
 log = logging.getLogger(__name__)
 NAME = "routes.json"
-_LOOPBACK = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,11 @@ class GatewayParts:
     units: Units
     nodes: Nodes
     inventory: Inventory
-    limits: Callable[[], Mapping[str, int]]  # bytes per second for the copies of a model, of those that have a limit
     revocations: Revocations
     reach: Reach
     problems: Problems
+    is_own: Callable[[Node], bool]  # the server's own node
+    copy_limit: Callable[[], int]  # bytes per second for each node that fetches models from here; 0: none
 
 
 class Gateway:
@@ -55,7 +54,6 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts, config = parts, parts.config.gateway
-        self._machine = own_machine_id()
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
         self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time)
@@ -117,16 +115,13 @@ class Gateway:
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config
         return peer_of(
-            node, own=self._is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
+            node, own=self._parts.is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
         )
 
-    def _is_own(self, node: Node) -> bool:
-        """Whether the node is this machine: its gate need not be looked for on the network."""
-        return node.address in _LOOPBACK or (bool(self._machine) and node.facts.machine_id == self._machine)
-
     def _settings(self) -> RouteSettings:
-        own = [node.status.ollama for node in self._parts.nodes if self._is_own(node)]
+        own = [node.status.ollama for node in self._parts.nodes if self._parts.is_own(node)]
         root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
-        limit = mirror_limit(self._parts.inventory.models(), self._parts.limits())
-        config = self._parts.config.gateway
-        return RouteSettings(config.loopback_without_key, limit, root, self._parts.revocations.serials)
+        return RouteSettings(
+            self._parts.config.gateway.loopback_without_key, self._parts.copy_limit(), root,
+            self._parts.revocations.serials,
+        )

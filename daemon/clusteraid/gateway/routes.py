@@ -100,15 +100,6 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
     }
 
 
-def mirror_limit(models: Iterable[ClusterModel], limits: Mapping[str, int]) -> int:
-    """Return with how many bytes per second a node may fetch from the mirror; 0: as it can.
-
-    Of the models that some node still lacks the smallest limit counts: the mirror does not know which one is asked for.
-    """
-    lacking = (model.name for model in models if any(not copy.present for copy in model.copies))
-    return min((limits[name] for name in lacking if limits.get(name)), default=0)
-
-
 def _problem(node: Node) -> str:
     """Why the node may not be used now; empty: it may."""
     entry, ollama = node.entry, node.status.ollama

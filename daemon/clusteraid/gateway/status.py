@@ -53,4 +53,4 @@ class GatewayStatus:
 def _load(told: object) -> PeerLoad:
     entry = told if isinstance(told, dict) else {}
     count = entry.get("in_flight")
-    return PeerLoad(int(count) if isinstance(count, int | float) else 0, entry.get("failing") is True)
+    return PeerLoad(count if isinstance(count, int) and 0 <= count < 1 << 31 else 0, entry.get("failing") is True)

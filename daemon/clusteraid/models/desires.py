@@ -23,10 +23,6 @@ class DesiredModels:
         """All of them by name; those that are only to be removed have no present node."""
         return self._wanted
 
-    def limits(self) -> dict[str, int]:
-        """Return how many bytes per second a node may fetch of each model; 0: as it can."""
-        return {name: wanted.limit_bytes_per_second for name, wanted in self._wanted.items()}
-
     def find(self, name: str) -> Wanted:
         """Return what is wanted of the model: nothing, if nobody named it."""
         return self._wanted.get(name) or Wanted(name)

@@ -16,6 +16,7 @@ from clusteraid.models.observe import Observed
 from clusteraid.models.ports import ClusterModel
 
 _NODE_LOGS = "on the node: `systemctl status clusterai-agent`, `journalctl -u clusterai-agent`"
+_UPDATE = "update Ollama on {node}, in the way in which it was installed there"
 _RESTART = "its agent restarts Ollama when it is idle; at once: `sudo systemctl restart ollama` on {node}"
 
 
@@ -72,7 +73,7 @@ def _versions(nodes: Iterable[Observed]) -> Iterator[Drift]:
     for node_id, version in versions.items():
         if version != newest:
             message = f"{node_id} runs Ollama {version}, the newest in the cluster is {newest}"
-            yield Drift(DRIFT_KIND_VERSION, "", node_id, message, f"`sudo clusterai-agent setup ollama` on {node_id}")
+            yield Drift(DRIFT_KIND_VERSION, "", node_id, message, _UPDATE.format(node=node_id))
 
 
 def _contexts(nodes: Iterable[Observed], context_length: int) -> Iterator[Drift]:

@@ -17,9 +17,3 @@ class NoPlace(ClusterAIError):
     code, status = "no-place", Status.FAILED
     message = "{model} cannot be placed {where}: {reasons}"
     hint = "`clusteractl model recommend` shows what fits; `clusteractl model pull {model} --dry-run` judges every node"
-
-
-class NothingToMend(ClusterAIError):
-    code, status = "nothing-to-mend", Status.FAILED
-    message = "no node's copy of {what} differs from the cluster's"
-    hint = "`clusteractl model list` shows what is missing where"

@@ -1,8 +1,9 @@
 """All models of the cluster, from what its nodes tell and what is wanted: pure."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from clusterai.v1.model_pb2 import FIT_UNABLE
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaModel
@@ -25,35 +26,84 @@ class Wanted:
 Desires = Mapping[str, Wanted]
 
 
-def cluster_models(nodes: Sequence[Observed], desires: Desires) -> tuple[ClusterModel, ...]:
+class Holdings:
+    """Who holds what. A node that changes touches only the models of which it tells something else than before."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Observed] = {}
+        self._held: dict[str, dict[str, Held]] = {}
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of all models that some node holds."""
+        return self._held.keys()
+
+    def put(self, node: Observed) -> set[str]:
+        """Take over what a node tells now; return the names of models that this may change."""
+        before = self.nodes.get(node.node_id)
+        self.nodes[node.node_id] = node
+        held = {} if before is None else before.models
+        touched = {name for name in held.keys() | node.models.keys() if held.get(name) != node.models.get(name)}
+        for name in touched:
+            if name in node.models:
+                self._held.setdefault(name, {})[node.node_id] = node.models[name]
+            else:
+                self._forget(name, node.node_id)
+        pulls = {} if before is None else before.pulls
+        return touched | {name for name in pulls.keys() | node.pulls.keys() if pulls.get(name) != node.pulls.get(name)}
+
+    def drop(self, node_id: str) -> set[str]:
+        """Forget a node; return the names of models that it held."""
+        node = self.nodes.pop(node_id, None)
+        names = set() if node is None else set(node.models)
+        for name in names:
+            self._forget(name, node_id)
+        return names
+
+    def held(self, name: str) -> Mapping[str, Held]:
+        """Return what nodes hold under that name."""
+        return self._held.get(name, {})
+
+    def model(self, name: str, wanted: Wanted | None) -> ClusterModel | None:
+        """Return one model: its copies by node, and for each node that shall have it and has not one that is not there.
+
+        None when no node holds it and none shall.
+        """
+        held, present = self.held(name), frozenset() if wanted is None else wanted.present
+        if not held and not present:
+            return None
+        digest = wanted.digest if wanted is not None and wanted.digest else agreed_digest(held.values())
+        copies = [one.good if one.digest == digest else one.drifted for one in held.values()]
+        copies += [_missing(name, node_id, self.nodes.get(node_id)) for node_id in present - held.keys()]
+        copies.sort(key=_node_id)
+        first = min((node_id for node_id, one in held.items() if one.digest == digest), default=None)
+        info = held[first].info if first is not None else OllamaModel(model=name)
+        return ClusterModel(name, digest, info, tuple(copies), managed=bool(present))
+
+    def _forget(self, name: str, node_id: str) -> None:
+        self._held[name].pop(node_id, None)
+        if not self._held[name]:
+            del self._held[name]
+
+
+_node_id = attrgetter("node_id")
+
+
+def cluster_models(nodes: Iterable[Observed], desires: Desires) -> tuple[ClusterModel, ...]:
     """Return all models by name, each with its copies by node."""
-    held: dict[str, list[tuple[str, Held]]] = {name: [] for name, wanted in desires.items() if wanted.present}
-    by_id = {node.node_id: node for node in sorted(nodes, key=lambda node: node.node_id)}
-    for node_id, node in by_id.items():
-        for name, model in node.models.items():
-            held.setdefault(name, []).append((node_id, model))
-    return tuple(_merged(name, held[name], desires.get(name), by_id) for name in sorted(held))
-
-
-def _merged(
-    name: str, held: Sequence[tuple[str, Held]], wanted: Wanted | None, nodes: Mapping[str, Observed]
-) -> ClusterModel:
-    """Return one model: its copies, and a copy that is not there yet for each node that shall have it."""
-    digest = wanted.digest if wanted is not None and wanted.digest else agreed_digest([model for _, model in held])
-    copies = [model.good if model.digest == digest else model.drifted for _, model in held]
-    if wanted is not None and wanted.present:
-        missing = wanted.present - {node_id for node_id, _ in held}
-        copies += [_missing(name, node_id, nodes.get(node_id)) for node_id in missing]
-        copies.sort(key=lambda copy: copy.node_id)
-    info = next((model.info for _, model in held if model.digest == digest), None) or OllamaModel(model=name)
-    return ClusterModel(name, digest, info, tuple(copies), wanted is not None and bool(wanted.present))
+    holdings = Holdings()
+    for node in nodes:
+        holdings.put(node)
+    found = (holdings.model(name, desires.get(name)) for name in sorted({*holdings.names, *desires}))
+    return tuple(model for model in found if model is not None)
 
 
 def agreed_digest(held: Collection[Held]) -> bytes:
     """Return the digest that counts when none was fixed: with the most copies, then the newest, then the largest."""
+    digests = {model.digest for model in held}
+    if len(digests) < 2:
+        return next(iter(digests), b"")
     counts = Counter(model.digest for model in held)
-    if len(counts) < 2:
-        return next(iter(counts), b"")
     newest: dict[bytes, float] = {}
     for model in held:
         newest[model.digest] = max(newest.get(model.digest, 0.0), model.info.modified_unix_seconds)

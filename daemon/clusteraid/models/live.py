@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaSpec
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.fit import Setting
-from clusteraid.models.inventory import Wanted, agreed_digest, cluster_models
+from clusteraid.models.inventory import Desires, Holdings, Wanted, agreed_digest
 from clusteraid.models.observe import Observed, Source, observe
 from clusteraid.models.ports import ClusterModel
 from clusteraid.models.specs import SpecMaker, Supply, supply
@@ -20,19 +20,30 @@ _RETRY_SECONDS = 2.0
 
 
 class LiveModels:
-    """The cluster's inventory. `own_machine` is this machine's id as agents tell theirs: that node is the server's."""
+    """The cluster's inventory. `is_own` knows the server's own node, `has_mirror` whether others can fetch from there.
+
+    `size_of` returns a model's size in bytes before any node has it; 0: not known.
+    """
 
     def __init__(
-        self, nodes: Nodes, desired: DesiredModels, specs: SpecMaker, own_machine: str, size_of: Callable[[str], int]
+        self,
+        nodes: Nodes,
+        desired: DesiredModels,
+        specs: SpecMaker,
+        is_own: Callable[[Node], bool],
+        has_mirror: Callable[[], bool],
+        size_of: Callable[[str], int],
     ) -> None:
         self._nodes, self._desired, self._specs = nodes, desired, specs
-        self._own_machine, self._size_of = own_machine, size_of
+        self._is_own, self._has_mirror, self._size_of = is_own, has_mirror, size_of
         self.settings = specs.settings
         self.setting = Setting(self.settings.context_length, self.settings.parallel_count)
-        self._observed: dict[str, Observed] = {}
+        self._holdings = Holdings()
+        self._touched: set[str] = set()  # names of models that may have changed since the last refresh
         self._models: dict[str, ClusterModel] = {}
         self._refused: dict[str, object] = {}  # what the server has failed to fetch, until it has it
         self._supply = Supply(None, {})
+        self._told: tuple[Desires, Supply] = {}, self._supply  # what specs were made of
         self._listeners: list[Callable[[], None]] = []
         self._watchers: list[Callable[[Observed | None, Observed], None]] = []
         self._on_lost: Callable[[Wanted, str], Awaitable[None]] = _leave
@@ -50,7 +61,7 @@ class LiveModels:
 
     def models(self) -> tuple[ClusterModel, ...]:
         """Return all models by name."""
-        return tuple(self._models.values())
+        return tuple(self._models[name] for name in sorted(self._models))
 
     def find(self, name: str) -> ClusterModel | None:
         """Return the model of that normalised name."""
@@ -58,12 +69,12 @@ class LiveModels:
 
     def nodes(self) -> tuple[Observed, ...]:
         """Return all nodes by name, as far as models go."""
-        return tuple(self._observed[node_id] for node_id in sorted(self._observed))
+        return tuple(self.observed[node_id] for node_id in sorted(self.observed))
 
     @property
     def observed(self) -> Mapping[str, Observed]:
         """The nodes, each as far as models go."""
-        return self._observed
+        return self._holdings.nodes
 
     @property
     def supplied(self) -> Supply:
@@ -74,6 +85,19 @@ class LiveModels:
     def moved(self) -> asyncio.Event:
         """Is set at the next change of anything, the progress of pulls too."""
         return self._moved
+
+    def copy_limit(self) -> int:
+        """Return the bytes per second for each copy over the LAN: the lowest asked for of what is being copied."""
+        limits = [
+            wanted.limit_bytes_per_second
+            for name, wanted in self._desired.all.items()
+            if wanted.limit_bytes_per_second and self._is_under_way(name)
+        ]
+        return min(limits, default=0)
+
+    def _is_under_way(self, name: str) -> bool:
+        model = self._models.get(name)
+        return model is not None and not all(copy.present for copy in model.copies)
 
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener after each change of what `models` returns."""
@@ -93,20 +117,37 @@ class LiveModels:
 
     def refresh(self) -> None:
         """Work out everything anew, and tell who listens if it differs."""
+        self._refresh({*self._holdings.names, *self._models, *self._desired.all})
+
+    def _refresh(self, names: set[str]) -> None:
+        """Work these models out anew."""
         self._dirty.clear()
-        models = {model.name: model for model in cluster_models(tuple(self._observed.values()), self._desired.all)}
-        changed, self._models = models != self._models, models
-        supplied = supply(self._desired.all, self._observed.values(), self._refused, self.size_of)
-        if supplied != self._supply:
-            self._supply = supplied
+        self._touched = set()
+        changed = False
+        for name in names:
+            model = self._holdings.model(name, self._desired.all.get(name))
+            if model != self._models.get(name):
+                changed = True
+                self._replace(name, model)
+        self._resupply()
         self._moved.set()
         self._moved = asyncio.Event()
         if changed:
             for listener in self._listeners:
                 listener()
 
+    def _resupply(self) -> None:
+        self._supply = supply(self._desired.all, self.observed.values(), self._refused, self.size_of)
+
+    def _replace(self, name: str, model: ClusterModel | None) -> None:
+        if model is None:
+            del self._models[name]
+        else:
+            self._models[name] = model
+
     def respec(self) -> None:
         """Have the nodes' specs follow what is wanted now."""
+        self._told = dict(self._desired.all), self._supply
         for node in self._nodes:
             self._nodes.update_spec(node)
 
@@ -119,14 +160,13 @@ class LiveModels:
         """Follow the changes, for ever: the inventory first, then the store, then the nodes' specs."""
         while True:
             await self._dirty.wait()
-            desired, supplied = dict(self._desired.all), self._supply
-            self.refresh()
+            self._refresh(self._touched)
             try:
                 await self._settle()
             except StoreUnavailable as error:
                 log.warning("what nodes told of models is noted when the store can be written: %s", error)
                 asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.touch)
-            if (desired, supplied) != (self._desired.all, self._supply):
+            if self._told != (self._desired.all, self._supply):
                 self.respec()
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -147,8 +187,8 @@ class LiveModels:
     async def _forget_strangers(self) -> bool:
         """Forget what nodes that were removed should have had; who listens may choose others."""
         named = {node_id for wanted in self._desired.all.values() for node_id in wanted.present | wanted.absent}
-        strangers = sorted(named - self._observed.keys())
-        if any(not node.heard and not node.silent for node in self._observed.values()):
+        strangers = sorted(named - self.observed.keys())
+        if any(not node.heard and not node.silent for node in self.observed.values()):
             return False  # right after a start: who could take their place is not known yet
         for node_id in strangers:
             lost = await self._desired.forget_node(node_id)
@@ -159,34 +199,41 @@ class LiveModels:
 
     def _first_digest(self, name: str) -> bytes:
         """Return the digest to fix: the server's copy is the one that the others fetch."""
-        server = self._observed.get(self._supply.server or "")
+        server = self.observed.get(self._supply.server or "")
         if server is not None and name in server.models:
             return server.models[name].digest
-        return agreed_digest([node.models[name] for node in self._observed.values() if name in node.models])
+        return agreed_digest(self._holdings.held(name).values())
 
     def _is_gone(self, name: str, node_id: str) -> bool:
         """Whether the node says that it has no such model. One that lost its Ollama says nothing about that."""
-        node = self._observed.get(node_id)
+        node = self.observed.get(node_id)
         return node is not None and node.tells_models and name not in node.models and name not in node.pulls
 
     def _node_changed(self, node: Node) -> None:
         """Take over what the node is now; when it was removed, forget it."""
         if not self._nodes.has(node):
-            if self._observed.pop(node.node_id, None) is not None:
-                self.touch()
+            self._touched |= self._holdings.drop(node.node_id) | self._wanted_on(node.node_id)
+            self.touch()
             return
         status = node.status.ollama if node.status.HasField("ollama") else None
-        is_server = bool(self._own_machine) and node.facts.machine_id == self._own_machine
-        before = self._observed.get(node.node_id)
+        is_server = self._has_mirror() and self._is_own(node)
+        before = self.observed.get(node.node_id)
         after = observe(Source(node.entry, node.heard_once, node.facts, status, is_server), self.setting)
         if after == before:
             return
-        self._observed[node.node_id] = after
+        touched = self._holdings.put(after)
+        if before is None or before.away != after.away:
+            touched |= self._wanted_on(node.node_id)
+        self._touched |= touched
         if after.is_server:
             self._note_refusals(after)
+            self._resupply()  # its own spec follows at once
         for watcher in self._watchers:
             watcher(before, after)
         self.touch()
+
+    def _wanted_on(self, node_id: str) -> set[str]:
+        return {name for name, wanted in self._desired.all.items() if node_id in wanted.present}
 
     def _note_refusals(self, server: Observed) -> None:
         """Remember what the server could not fetch: the others, who fetch by themselves then, need not stop again."""
@@ -199,7 +246,7 @@ class LiveModels:
 
     def _planned(self, node: Node) -> OllamaSpec | None:
         """Return what the node's Ollama shall have; None for an agent that knows nothing of models."""
-        observed = self._observed.get(node.node_id)
+        observed = self.observed.get(node.node_id)
         if observed is None or not node.status.HasField("ollama"):
             return None
         return self._specs.make(observed, self._desired.all, self._supply)

@@ -10,7 +10,7 @@ from clusterai.v1.types_pb2 import OllamaModel, OllamaSettings
 from clusteraid.models.catalogue import CatalogueFile, Entry, selected
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.drift import Drift, find_drift
-from clusteraid.models.errors import NoPlace, NoSuchModel, NothingToMend
+from clusteraid.models.errors import NoPlace, NoSuchModel
 from clusteraid.models.explain import Explanation, closest_names, explain
 from clusteraid.models.fit import Need, memory_needed
 from clusteraid.models.happenings import happenings
@@ -147,14 +147,12 @@ class Models:
         each node fetches from the registry, and the newest copy is the cluster's from now on.
 
         Raises:
-            BadModelName, NoSuchModel, NothingToMend: of what was asked for.
+            BadModelName, NoSuchModel: of what was asked for.
         """
         name = normalised(text) if text else ""
         if name and self._live.find(name) is None:
             raise NoSuchModel(name, closest_names(name, self._live.models()))
         differing = sorted({one.model for one in self._differing() if name in ("", one.model)})
-        if not differing:
-            raise NothingToMend(what=name or "any model")
         for model in differing:
             await self._mend(model, by)
         self._follow_wishes()
@@ -266,7 +264,7 @@ class Models:
             known = self._nodes.find(node.node_id)
             others = [loaded for model, loaded in node.loaded.items() if model != name]
             memory = memory_of(known.facts, others, known.sample if name not in node.loaded else None)
-            yield Place(node.node_id, memory, node.away, node.disk_free, name in node.models)
+            yield Place(node.node_id, memory, node.away, node.later, node.disk_free, name in node.models)
 
     def _progress(self, name: str, node_ids: Sequence[str], stale: object = None) -> Progress:
         wanted = self._desired.find(name)

@@ -62,6 +62,7 @@ class Observed:
     tells_models: bool  # its Ollama answers now: what is not in `models` is not there
     unable: str  # why it can serve nothing now; empty: it can
     away: str  # why nothing can be placed there now
+    later: bool  # only because it is not connected: it may have an Ollama
     hint: str
     models: Mapping[str, Held]
     loaded: Mapping[str, LoadedModel]
@@ -88,7 +89,7 @@ class Source:
 def observe(source: Source, setting: Setting) -> Observed:
     """Return what the node's status tells."""
     status = source.status or OllamaStatus()
-    away = _away(source)
+    away, has_ollama = _away(source), status.state not in (SERVICE_STATE_UNSPECIFIED, SERVICE_STATE_ABSENT)
     unable = away or _without_gate(status)
     loaded = dict(_named(status.loaded[:_LOADED_LIMIT]))
     memory = memory_of(source.facts, loaded.values())
@@ -96,10 +97,11 @@ def observe(source: Source, setting: Setting) -> Observed:
         node_id=source.entry.node_id,
         heard=source.heard,
         silent=source.entry.link is Link.SILENT,
-        has_ollama=status.state not in (SERVICE_STATE_UNSPECIFIED, SERVICE_STATE_ABSENT),
+        has_ollama=has_ollama,
         tells_models=status.state == SERVICE_STATE_READY,
         unable=unable,
         away=away,
+        later=source.entry.link is not Link.UP and (has_ollama or not source.heard),
         hint=clean(status.hint, _REASON_LIMIT),
         models=_models(source.entry.node_id, status, setting, memory, loaded, unable),
         loaded=loaded,

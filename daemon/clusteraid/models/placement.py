@@ -29,11 +29,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Place:
-    """A node as placement sees it. `unable` says why nothing can be placed there; empty: it can."""
+    """A node as placement sees it. `unable` says why nothing can be placed there; empty: it can.
+
+    `later`: only because it is not connected now. Who names it places the model there all the same.
+    """
 
     node_id: str
     memory: Memory
     unable: str = ""
+    later: bool = False
     disk_free: int = 0
     has_it: bool = False
 
@@ -49,6 +53,7 @@ class Judged:
     free: int = 0
     memory: str = ""
     has_it: bool = False
+    later: bool = False
     chosen: bool = False
 
 
@@ -70,16 +75,16 @@ def judge(need: Need | None, place: Place) -> Judged:
         fit = FIT_UNABLE if place.unable else FIT_UNSPECIFIED
         free, kind = (memory.gpu_free, "gpu") if memory.gpu_total else (memory.main_free, "main")
         reason = place.unable or "its size is not known before it was fetched"
-        return Judged(place.node_id, fit, reason, 0, free, kind, place.has_it)
+        return Judged(place.node_id, fit, reason, 0, free, kind, place.has_it, place.later)
     found = judge_fit(need, memory)
-    fit, reason = found.fit, found.reason
+    fit, reason, later = found.fit, found.reason, place.later and found.fit != FIT_NONE
     required = int(need.weights * DISK_SHARE)
-    if place.unable:
+    if place.unable and not (place.later and fit == FIT_NONE):
         fit, reason = FIT_UNABLE, place.unable
-    elif not place.has_it and place.disk_free < required:
+    elif not place.has_it and not place.later and place.disk_free < required:
         fit = FIT_UNABLE
         reason = f"needs {gigabytes(required)} on disk, has {gigabytes(place.disk_free)} free"
-    return Judged(place.node_id, fit, reason, found.needed, found.free, found.memory, place.has_it)
+    return Judged(place.node_id, fit, reason, found.needed, found.free, found.memory, place.has_it, later)
 
 
 def _rank(one: Judged) -> tuple[int, bool, bool, int, str]:
@@ -90,7 +95,8 @@ def _rank(one: Judged) -> tuple[int, bool, bool, int, str]:
 def _chosen(wish: Wish, ranked: Sequence[Judged]) -> frozenset[str]:
     able = [one for one in ranked if one.fit not in (FIT_NONE, FIT_UNABLE)]
     if wish.where is Where.NAMED:
-        return frozenset(one.node_id for one in able if one.node_id in wish.node_ids)
+        later = [one for one in ranked if one.later]
+        return frozenset(one.node_id for one in (*able, *later) if one.node_id in wish.node_ids)
     if wish.where is Where.GPUS:
         return frozenset(one.node_id for one in able if _on_gpus(one))
     return frozenset(one.node_id for one in able[: wish.count])

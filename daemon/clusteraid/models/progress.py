@@ -17,6 +17,7 @@ class NodeProgress:
     present: bool
     pull: PullStatus | None
     ended: str = ""
+    away: str = ""  # why it does nothing now: it goes on when it is back
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,13 @@ def _node_progress(
         return NodeProgress(node_id, True, None)
     if node_id not in wanted.present:
         return NodeProgress(node_id, False, pull, "somebody removed the model from it")
-    if pull is not None and pull.state == PULL_STATE_FAILED and pull != stale.get(node_id):
-        return NodeProgress(node_id, False, pull, pull.reason or "it failed")
-    return NodeProgress(node_id, False, pull)
+    if _has_failed(pull) and not _has_failed(stale.get(node_id)):
+        return NodeProgress(node_id, False, pull, (pull.reason if pull is not None else "") or "it failed")
+    return NodeProgress(node_id, False, pull, away=node.away)
+
+
+def _has_failed(pull: PullStatus | None) -> bool:
+    return pull is not None and pull.state == PULL_STATE_FAILED
 
 
 def _message(name: str, chosen: Sequence[NodeProgress], having: int, *, fetched_first: bool) -> str:
@@ -65,5 +70,6 @@ def _message(name: str, chosen: Sequence[NodeProgress], having: int, *, fetched_
         return f"{having} of {len(chosen)} nodes have {name}; " + "; ".join(ended[:4])
     if having == len(chosen):
         return f"{name} is on {', '.join(one.node_id for one in chosen)}"
-    told = "; the server fetches it first" if fetched_first else ""
-    return f"{having} of {len(chosen)} nodes have {name}{told}"
+    told = ["the server fetches it first"] if fetched_first else []
+    told += [one.away for one in chosen if one.away][:4]
+    return "; ".join((f"{having} of {len(chosen)} nodes have {name}", *told))

@@ -9,11 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME
-from clusterai.v1.types_pb2 import PULL_STATE_FAILED, ModelSpec, OllamaSettings, OllamaSpec
+from clusterai.v1.types_pb2 import (
+    PULL_STATE_FAILED,
+    PULL_STATE_PULLING,
+    PULL_STATE_VERIFYING,
+    ModelSpec,
+    OllamaSettings,
+    OllamaSpec,
+    PullStatus,
+)
 from clusteraid.config import GatewayConfig, ModelsConfig
 from clusteraid.models.inventory import Desires, Wanted
 from clusteraid.models.observe import Observed
 
+_GOING = (PULL_STATE_PULLING, PULL_STATE_VERIFYING)
 _DISK_SHARE = 1.05  # of a model's size has to be free
 
 
@@ -53,7 +62,8 @@ def supply(
 
 
 def _origin(wanted: Wanted, server: Observed | None, size: int, *, refused: bool) -> Origin:
-    if server is None or server.node_id in wanted.absent:
+    of_public_registry = wanted.name.count("/") < 2  # the mirror serves no others
+    if server is None or server.node_id in wanted.absent or not of_public_registry:
         return Origin.REGISTRY
     if not server.heard and not server.silent:  # the daemon has just started: what it said before still counts
         return Origin.SERVER if wanted.digest else Origin.WAIT
@@ -101,13 +111,18 @@ def _model_spec(node: Observed, wanted: Wanted, supplied: Supply) -> ModelSpec |
     node_id = node.node_id
     if node_id in wanted.absent:
         return ModelSpec(model=wanted.name, absent=True)
-    origin = supplied.origins.get(wanted.name)
-    fetches_first = node_id == supplied.server and origin is Origin.WAIT  # for the others
+    origin, is_server = supplied.origins.get(wanted.name), node_id == supplied.server
+    fetches_first = is_server and origin is Origin.WAIT  # for the others
     if node_id not in wanted.present and not fetches_first:
         return None
-    if node_id == supplied.server or origin is Origin.REGISTRY:
+    if is_server or origin is Origin.REGISTRY or _is_at_it(node.pulls.get(wanted.name)):
         # The registry gives its newest; which one was fixed matters only where there is another one already.
         return ModelSpec(model=wanted.name, digest=wanted.digest if wanted.name in node.models else b"")
     return ModelSpec(
         model=wanted.name, digest=wanted.digest, from_mirror=origin is Origin.SERVER, waits=origin is Origin.WAIT
     )
+
+
+def _is_at_it(pull: PullStatus | None) -> bool:
+    """Whether it is being fetched from the registry now: told to do it otherwise, the node would begin anew."""
+    return pull is not None and pull.state in _GOING and getattr(pull, "from") == "registry"

@@ -1,163 +1,133 @@
 --- What the gateway needs of a request's body: the model, and which conversation it belongs to.
-local ffi = require "ffi"
 local json = require "clusterai.json"
+local files = require "clusterai.files"
 
 local body = {}
 
-ffi.cdef [[
-int open(const char *, int, ...);
-int close(int);
-void *mmap(void *, size_t, int, int, int, long);
-int munmap(void *, size_t);
-]]
-local C = ffi.C
-local bytes_t = ffi.typeof "const uint8_t *"
-local string_of = ffi.string
+local byte, find, lower, sub = string.byte, string.find, string.lower, string.sub
 local field, after_space, value_end = json.field, json.after_space, json.value_end
 
-local QUOTE, COMMA, BACKSLASH = 34, 44, 92
-local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
-local SAMPLE = 4096 -- so much of a conversation's first message tells it from others
-local O_RDONLY, PROT_READ, MAP_PRIVATE = 0, 1, 2
-local SHORTEST_KEY, LONGEST_KEY = 4, 8 -- "name", "messages"
+local QUOTE, COMMA = 34, 44
+local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 123, 125, 91
+local SAMPLE = 256 -- characters: so much of a conversation's first message, and its length, tell it from others
+local SHORTEST_KEY, LONGEST_KEY, LONGEST_ESCAPED = 4, 8, 48 -- "name", "messages", "\u006d\u006f…"
+local LARGE = 4 * 1024 * 1024 -- bytes: what of that size is thrown away is collected at once
+
+local NOT_JSON = "it breaks off or is no JSON"
 
 --- Return the key's text if it can be one that counts; nothing for others. An escaped key is decoded.
-local function key_text(p, key, key_end)
+local function key_text(text, key, key_end)
     local length = key_end - key
-    if length >= SHORTEST_KEY and length <= LONGEST_KEY then
-        local text = string_of(p + key, length)
-        if text:find("\\", 1, true) then
-            return json.text(p, key, key_end)
-        end
-        return text
+    if length < SHORTEST_KEY or length > LONGEST_ESCAPED then
+        return nil
     end
-    if length > LONGEST_KEY and length <= 6 * LONGEST_KEY then -- \u006d\u006f…
-        for i = key, key_end - 1 do
-            if p[i] == BACKSLASH then
-                return json.text(p, key, key_end)
-            end
-        end
+    local raw = sub(text, key, key_end - 1)
+    if find(raw, "\\", 1, true) then
+        return json.text(text, key, key_end)
     end
-    return nil
+    return length <= LONGEST_KEY and raw or nil
 end
 
 --- Take a field that may name the model; return what is wrong with it, or nothing.
-local function take_name(found, text, p, value, ends)
-    local folded = text:lower()
+local function take_name(found, key, text, value, ends)
+    local folded = lower(key)
     if folded ~= "model" and folded ~= "name" then
         return nil
-    end
-    if folded ~= text or found[text] ~= nil then
+    elseif folded ~= key or found[key] ~= nil then
         return "ambiguous-model"
     end
-    if p[value] ~= QUOTE then
-        found[text] = false
-    else
-        found[text] = json.text(p, value + 1, ends - 1) or false
-    end
+    found[key] = byte(text, value) == QUOTE and json.text(text, value + 1, ends - 1) or false
     return nil
+end
+
+--- Return whether the message that begins at `i` is a user's, and where its content begins and ends.
+local function message(text, i)
+    local is_user, from, to = false, nil, nil
+    local c = COMMA
+    while c == COMMA do
+        local key, key_end, value, ends
+        key, key_end, value, ends, i, c = field(text, i + 1)
+        if not key then
+            return false
+        end
+        local length = key_end - key
+        if length == 4 and sub(text, key, key_end - 1) == "role" then
+            is_user = sub(text, value, ends - 1) == '"user"'
+        elseif length == 7 and sub(text, key, key_end - 1) == "content" then
+            from, to = value, ends
+        end
+    end
+    return is_user, from, to
 end
 
 --- Return where the first message of a user has its content, from the array at `i`; nothing when there is none.
-local function first_user(p, i, n)
-    i = after_space(p, i + 1, n)
-    while i < n and p[i] == OPEN_OBJECT do
-        local stop = value_end(p, i, n)
-        local is_user, from, to = false, nil, nil
-        local at = i + 1
-        while stop and at < stop do
-            local key, key_end, value, ends, next_one = field(p, at, stop)
-            if not key then
-                break
-            end
-            local length = key_end - key
-            if length == 4 and string_of(p + key, 4) == "role" then
-                is_user = ends - value == 6 and string_of(p + value, 6) == '"user"'
-            elseif length == 7 and string_of(p + key, 7) == "content" then
-                from, to = value, ends
-            end
-            at = next_one + 1
-        end
+local function first_user(text, i)
+    local c
+    i, c = after_space(text, i + 1)
+    while c == OPEN_OBJECT do
+        local is_user, from, to = message(text, i)
         if is_user and from then
             return from, to
         end
-        i = after_space(p, stop or n, n)
-        i = i < n and p[i] == COMMA and after_space(p, i + 1, n) or n
+        i, c = after_space(text, value_end(text, i, c) or #text + 1)
+        if c ~= COMMA then
+            return nil
+        end
+        i, c = after_space(text, i + 1)
     end
     return nil
 end
 
---- Return what tells this conversation from others: of its first message the begin and the length; nothing without one.
-local function conversation(p, messages, n)
-    local from, to = first_user(p, messages, n)
-    if not from then
-        return nil
+--- Note what tells this conversation from others: of its first message the begin and the length.
+local function take_conversation(found, text, messages)
+    local from, to = first_user(text, messages)
+    if from then
+        found.sample_length = to - from
+        found.sample = sub(text, from, from + math.min(to - from, SAMPLE) - 1)
     end
-    local length = to - from
-    return string_of(p + from, math.min(length, SAMPLE)), length
 end
 
---- Look at a body of `n` bytes.
+--- Look at a body.
 --
 -- @return a table with `model`, `name` (texts, or false where they are no texts), `sample` and `sample_length`; or nothing, a
 -- stable code and, for "bad-json", what is wrong.
-function body.inspect(p, n)
-    local i = after_space(p, 0, n)
-    if i >= n then
+function body.inspect(text)
+    local i, c = after_space(text, 1)
+    if not c then
         return nil, "bad-json", "it is empty"
-    elseif p[i] ~= OPEN_OBJECT then
+    elseif c ~= OPEN_OBJECT then
         return nil, "bad-json", "it is not an object"
     end
     local found, messages = {}, nil
-    i = after_space(p, i + 1, n)
-    local open = i < n and p[i] ~= CLOSE_OBJECT
-    while open do
-        local key, key_end, value, ends, next_one = field(p, i, n)
+    local first, first_byte = after_space(text, i + 1)
+    if first_byte == CLOSE_OBJECT then
+        i, c = first, first_byte
+    else
+        c = COMMA
+    end
+    while c == COMMA do
+        local key, key_end, value, ends
+        key, key_end, value, ends, i, c = field(text, i + 1)
         if not key then
-            return nil, "bad-json", key_end == "deep" and "it is nested too deeply" or "it breaks off or is no JSON"
+            return nil, "bad-json", key_end == "deep" and "it is nested too deeply" or NOT_JSON
         end
-        local text = key_text(p, key, key_end)
-        if text then
-            local wrong = take_name(found, text, p, value, ends)
+        local name = key_text(text, key, key_end)
+        if name then
+            local wrong = take_name(found, name, text, value, ends)
             if wrong then
                 return nil, wrong
-            end
-            if (text == "messages" or text == "input") and p[value] == OPEN_ARRAY then
+            elseif (name == "messages" or name == "input") and byte(text, value) == OPEN_ARRAY then
                 messages = value
             end
         end
-        i = next_one
-        open = i < n and p[i] == COMMA
-        i = open and i + 1 or i
     end
-    if i >= n or p[i] ~= CLOSE_OBJECT or after_space(p, i + 1, n) < n then
-        return nil, "bad-json", "it breaks off or is no JSON"
+    if c ~= CLOSE_OBJECT or after_space(text, i + 1) <= #text then
+        return nil, "bad-json", NOT_JSON
     end
     if messages then
-        found.sample, found.sample_length = conversation(p, messages, n)
+        take_conversation(found, text, messages)
     end
     return found
-end
-
---- Call `inspect` on a file that nginx wrote the body to.
-local function inspect_file(file)
-    local descriptor = C.open(file, ffi.cast("int", O_RDONLY))
-    if descriptor < 0 then
-        return nil, "bad-json", "it could not be read"
-    end
-    local handle = io.open(file, "rb")
-    local size = handle and handle:seek("end") or 0
-    if handle then
-        handle:close()
-    end
-    local mapped = C.mmap(nil, size, PROT_READ, MAP_PRIVATE, descriptor, 0)
-    C.close(descriptor)
-    if tonumber(ffi.cast("intptr_t", mapped)) == -1 then
-        return nil, "bad-json", "it could not be read"
-    end
-    local found, code, detail = body.inspect(ffi.cast(bytes_t, mapped), size)
-    C.munmap(mapped, size)
-    return found, code, detail
 end
 
 --- Look at the body of the current request, wherever nginx has it; reads it first.
@@ -165,16 +135,25 @@ function body.of_request()
     ngx.req.read_body()
     local text = ngx.req.get_body_data()
     if text then
-        return body.inspect(json.bytes(text))
+        return body.inspect(text)
     end
     local file = ngx.req.get_body_file()
-    if file then
-        return inspect_file(file)
+    if not file then
+        return nil, "bad-json", "it is empty"
     end
-    return nil, "bad-json", "it is empty"
+    text = files.read(file)
+    if not text then
+        return nil, "bad-json", "it could not be read"
+    end
+    local found, code, detail = body.inspect(text)
+    if #text > LARGE then
+        text = nil
+        collectgarbage()
+    end
+    return found, code, detail
 end
 
---- Return the model's name as the body writes it; nothing, a code otherwise. `model` wins over `name`, as in Ollama.
+--- Return the model's name as the body writes it; nothing and a code otherwise. `model` wins over `name`, as in Ollama.
 function body.model_of(found)
     local model, name = found.model, found.name
     if model and name and model ~= name then

@@ -6,17 +6,20 @@ local refusals = require "clusterai.refusals"
 local keys = {}
 
 local rate = ngx.shared.rate
-local MARK = "cak1."
+local var, byte, find, lower, sub = ngx.var, string.byte, string.find, string.lower, string.sub
+local MARK, BEARER, SPACE = "cak1.", "Bearer ", 32
 local LONGEST = 200
 local WITHOUT_KEY = {id = "", per_minute = 0, expires = 0, dashboard = false}
 
 --- Return the key that the request shows; nothing when there is none.
 local function shown()
-    local authorization = ngx.var.http_authorization
-    if authorization then
-        return authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$") or ""
+    local authorization = var.http_authorization
+    if not authorization then
+        return var.http_x_api_key
+    elseif sub(authorization, 1, 7) == BEARER and byte(authorization, 8) ~= SPACE then
+        return sub(authorization, 8) -- the usual case, without a pattern
     end
-    return ngx.var.http_x_api_key
+    return authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$") or ""
 end
 
 local function is_loopback(host)
@@ -25,12 +28,12 @@ end
 
 --- Tell whether the request may go without a key: it comes from this machine, and no web page of another site sent it.
 local function is_local()
-    local address = ngx.var.remote_addr
+    local address = var.remote_addr
     if not state.routes.loopback_without_key or (address ~= "127.0.0.1" and address ~= "::1") then
         return false
     end
-    local origin = ngx.var.http_origin
-    return is_loopback(ngx.var.host) and (not origin or is_loopback(origin:match("^https?://([^/]-):?%d*$")))
+    local origin = var.http_origin
+    return is_loopback(var.host) and (not origin or is_loopback(origin:match("^https?://([^/]-):?%d*$")))
 end
 
 --- Return the valid key of that text; nothing and a refusal otherwise.
@@ -54,10 +57,15 @@ local function exceeded(key)
     end
 end
 
---- Tell whether a key stands in the URL.
+--- Tell whether a key stands in the URL, behind the question mark.
 function keys.in_url()
-    local arguments = ngx.var.args
-    return arguments and arguments:lower():find(MARK, 1, true) or ngx.var.uri:lower():find(MARK, 1, true)
+    local arguments = var.args
+    return arguments and find(lower(arguments), MARK, 1, true) or false
+end
+
+--- Tell whether a key stands in the path.
+function keys.in_path()
+    return find(lower(var.uri), MARK, 1, true) ~= nil
 end
 
 --- Return the request's key; nothing and a refusal where it may not go on.

@@ -80,7 +80,7 @@ end
 --- Answer a path that goes to no node.
 function local_api.access()
     local request, path = requests.begin(), ngx.var.uri
-    if keys.in_url() then
+    if keys.in_url() or keys.in_path() then
         return answers.refuse(refusals.key_in_url())
     elseif managing(path) then
         return answers.refuse(refusals.use_clusteractl(path, managing(path)))

@@ -16,25 +16,7 @@ from fakes.ollama.server import FakeOllama, Seen
 from fakes.ollama.settings import Settings
 from fakes.ollama.store import damage_blob
 
-__all__ = ["UNIT", "FakeOllama", "Faults", "Seen", "Settings", "damage_blob", "fake_ollama", "make_program"]
-
-# What Ollama's own installer writes to /etc/systemd/system/ollama.service, beside a user `ollama` with its home in
-# /usr/share/ollama; for a machine of the lab that has the file of `make_program` as /usr/local/bin/ollama.
-UNIT = """[Unit]
-Description=Ollama Service
-After=network-online.target
-
-[Service]
-ExecStart=/usr/local/bin/ollama serve
-User=ollama
-Group=ollama
-Restart=always
-RestartSec=3
-Environment="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-[Install]
-WantedBy=default.target
-"""
+__all__ = ["FakeOllama", "Faults", "Seen", "Settings", "damage_blob", "fake_ollama", "make_program"]
 
 
 @asynccontextmanager

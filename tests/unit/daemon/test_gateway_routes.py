@@ -20,7 +20,7 @@ from clusterai.v1.types_pb2 import (
     PullState,
     PullStatus,
 )
-from clusteraid.gateway.routes import Peer, RouteSettings, Table, mirror_limit, peer_of, routes
+from clusteraid.gateway.routes import Peer, RouteSettings, Table, peer_of, routes
 from clusteraid.models.ports import ClusterModel
 from clusteraid.nodes import Node
 from clusteraid.registry import Desired, Link, NodeEntry
@@ -241,16 +241,6 @@ def test_an_old_copy_counts_no_more_when_the_cluster_s_digest_is_another() -> No
     made = table([other], [unheard("nas"), peer(node("new"))], before_the_restart())
     assert made["models"][NAME]["digest"] == "01" * 32
     assert list(made["models"][NAME]["nodes"]) == ["new"]
-
-
-def test_the_mirror_is_as_slow_as_the_slowest_model_that_is_still_fetched() -> None:
-    there, lacking = copy("a"), copy("b", present=False, usable=False)
-    models = [model("slow:1", there), model("some:1", there, lacking)]
-    models += [model("more:1", lacking), model("free:1", lacking)]
-    limits = {"slow:1": 1, "some:1": 50, "more:1": 70, "free:1": 0}
-    assert mirror_limit(models, limits) == 50
-    assert mirror_limit(models[:1], limits) == 0
-    assert mirror_limit(models[2:], limits) == 70
 
 
 def test_settings_and_revoked_serials_are_told() -> None:

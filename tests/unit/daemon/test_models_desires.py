@@ -12,6 +12,7 @@ from clusteraid.models.inventory import Wanted
 from clusteraid.models.observe import Observed
 from clusteraid.models.progress import Progress, progress_of
 from clusteraid.models.specs import Origin, Supply
+from clusteraid.registry import Link
 from clusteraid.store import Store
 from clusteraid.store_models import ModelStore
 from support.ollama_status import digest, model, node, ollama, pull
@@ -125,6 +126,11 @@ def test_a_failure_ends_it_unless_it_is_of_an_earlier_attempt() -> None:
     assert (found.done, found.message) == (True, f"1 of 2 nodes have {NAME}; b: disk full")
     assert not progress(HAS, FAILED, stale=True).done
     assert not progress(node("a", ollama()), FAILED).done  # the other one goes on
+
+
+def test_a_node_that_is_off_is_waited_for_and_the_message_says_so() -> None:
+    found = progress(HAS, node("b", ollama(), link=Link.SILENT))
+    assert (found.done, found.message) == (False, f"1 of 2 nodes have {NAME}; b is offline: its session broke off")
 
 
 def test_what_was_removed_meanwhile_ends_it_too() -> None:

@@ -41,7 +41,7 @@ def test_an_older_ollama_is_compared_as_numbers_with_the_newest() -> None:
     (found,) = drift(*nodes)
     assert (found.kind, found.node_id) == (DRIFT_KIND_VERSION, "a")
     assert found.message == "a runs Ollama 0.9.2, the newest in the cluster is 0.31.1"
-    assert found.fix == "`sudo clusterai-agent setup ollama` on a"
+    assert found.fix == "update Ollama on a, in the way in which it was installed there"
     assert drift(node("a", ollama(version="0.9.2", state=SERVICE_STATE_FAILED)), *nodes[1:]) == ()
 
 

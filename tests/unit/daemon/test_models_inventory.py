@@ -20,7 +20,7 @@ from clusterai.v1.types_pb2 import (
     OllamaStatus,
     PullStatus,
 )
-from clusteraid.models.inventory import Wanted, cluster_models
+from clusteraid.models.inventory import Holdings, Wanted, cluster_models
 from clusteraid.models.observe import Observed
 from clusteraid.models.ports import ClusterModel, Copy
 from clusteraid.registry import Desired, Link
@@ -186,3 +186,19 @@ def test_whatever_nodes_say_the_models_are_sound(statuses: list[OllamaStatus], f
             assert copy.reason.isprintable()
             assert 0 <= copy.vram_bytes < 1 << 63
     assert found == cluster_models(list(reversed(nodes)), {NAME: Wanted(NAME, fixed, frozenset({"n0"}))})
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | STATUSES), max_size=8))
+def test_what_changed_step_by_step_is_what_is_there_at_once(steps: list[tuple[str, OllamaStatus | None]]) -> None:
+    holdings, wanted, now = Holdings(), Wanted(NAME, present=frozenset("ab")), {}
+    known: dict[str, ClusterModel | None] = {}
+    for name, status in steps:
+        now[name] = node(name, status)
+        touched = holdings.put(now[name]) | {NAME}
+        known |= {each: holdings.model(each, wanted if each == NAME else None) for each in touched}
+    found = tuple(known[name] for name in sorted(known) if known[name] is not None)
+    assert not steps or found == cluster_models(now.values(), {NAME: wanted})
+    for name in now:
+        known |= {each: holdings.model(each, None) for each in holdings.drop(name)}
+    assert not [name for name, model in known.items() if model is not None and name != NAME]
+    assert not list(holdings.names)

@@ -65,6 +65,16 @@ def test_who_is_unable_is_never_chosen_and_says_why() -> None:
     assert (found["rig"].fit, found["rig"].reason) == (FIT_UNABLE, "needs 5.2 GB on disk, has 2 GB free")
 
 
+def test_who_is_off_gets_it_when_somebody_names_it_and_never_by_itself() -> None:
+    off = at("tower", gpu=24, unable="tower is offline: its heartbeats stopped", later=True, disk_free=0)
+    named = Wish(Where.NAMED, frozenset({"tower"}))
+    assert chosen(place(named, NEED, (off, BOX))) == ["tower"]
+    assert chosen(place(Wish(count=2), NEED, (off, BOX))) == ["box"]
+    assert chosen(place(Wish(Where.GPUS), NEED, (off, BOX))) == []
+    assert chosen(place(named, None, (off, BOX))) == ["tower"]
+    assert chosen(place(named, Need(90 * GB, 0), (off, BOX))) == []  # it would never fit
+
+
 def test_a_full_disk_does_not_matter_to_who_has_it() -> None:
     assert chosen(place(Wish(), NEED, (at("rig", gpu=48, disk_free=0, has_it=True),))) == ["rig"]
 
@@ -88,7 +98,7 @@ BYTES = st.integers(0, 100 * GB)
 PLACES = st.lists(
     st.builds(
         Place, node_id=st.sampled_from("abcdefgh"), unable=st.sampled_from(["", "it is offline"]), disk_free=BYTES,
-        has_it=st.booleans(), memory=st.builds(Memory, BYTES, BYTES, BYTES, BYTES, BYTES),
+        later=st.booleans(), has_it=st.booleans(), memory=st.builds(Memory, BYTES, BYTES, BYTES, BYTES, BYTES),
     ),
     unique_by=lambda one: one.node_id,
 )
@@ -115,11 +125,12 @@ def test_only_able_nodes_are_chosen_and_none_better_is_left_out(
     found = place(wish, need, places)
     able = [one for one in found if one.fit not in (FIT_NONE, FIT_UNABLE)]
     picked = [one for one in found if one.chosen]
-    assert all(one in able and one.reason for one in picked)
+    assert all(one in able or wish.where is Where.NAMED for one in picked)
     assert all(one.reason for one in found)
     if wish.where is Where.BEST:
         assert len(picked) == min(wish.count, len(able))
         left = [one for one in able if not one.chosen]
         assert not picked or not left or max(one.fit for one in picked) <= min(one.fit for one in left)
     if wish.where is Where.NAMED:
-        assert {one.node_id for one in picked} == {one.node_id for one in able} & wish.node_ids
+        may = {one.node_id for one in found if one in able or one.later}
+        assert {one.node_id for one in picked} == may & wish.node_ids

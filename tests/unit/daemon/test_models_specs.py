@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from clusterai.v1.types_pb2 import PULL_STATE_FAILED, PULL_STATE_PULLING, SERVICE_STATE_ABSENT, ModelSpec
+from clusterai.v1.types_pb2 import (
+    PULL_STATE_FAILED,
+    PULL_STATE_PULLING,
+    PULL_STATE_WAITING,
+    SERVICE_STATE_ABSENT,
+    ModelSpec,
+)
 from clusteraid.config import GatewayConfig, ModelsConfig
 from clusteraid.models.inventory import Wanted
 from clusteraid.models.observe import Observed
@@ -78,6 +84,25 @@ def test_a_server_that_cannot_supply_holds_up_nobody(away: Observed) -> None:
 def test_after_a_failure_the_others_go_on_by_themselves() -> None:
     trying = server(pulls=[pull(state=PULL_STATE_PULLING)])
     assert spec_of(node("tower", ollama()), trying, wanted=on("tower"), refused={NAME: True}) == ModelSpec(model=NAME)
+
+
+def going(**others: Any) -> Any:
+    return pull(origin="registry", **{"state": PULL_STATE_PULLING, **others})
+
+
+def test_what_is_being_fetched_is_not_begun_anew() -> None:
+    """An agent stops a fetch of which the spec says anything else than before."""
+    wanted = on("tower", digest=ONE)
+    assert spec_of(node("tower", ollama(pulls=[going()])), server(model()), wanted=wanted) == ModelSpec(model=NAME)
+    assert spec_of(server(pulls=[going()]), wanted=on("tower")) == ModelSpec(model=NAME)
+    queued = node("tower", ollama(pulls=[going(state=PULL_STATE_WAITING)]))
+    assert spec_of(queued, server(model()), wanted=wanted) == ModelSpec(model=NAME, digest=ONE, from_mirror=True)
+
+
+def test_models_of_other_registries_are_fetched_from_there_by_each_node() -> None:
+    name = "registry.house/team/judge:latest"
+    wanted = Wanted(name, present=frozenset({"tower"}))
+    assert supply({name: wanted}, [server()], {}, lambda _: 0).origins == {name: Origin.REGISTRY}
 
 
 def test_a_server_that_was_not_heard_yet_is_waited_for() -> None:

@@ -1,0 +1,78 @@
+"""Open WebUI for tests: the shipped lock installed for real, once on a machine, run with the settings of its unit."""
+
+import asyncio
+import os
+import shlex
+from pathlib import Path
+
+from clusterai.environment import TELL_VERSIONS, EnvironmentBusy, EnvironmentKey, IndexConfig, available_minors, build, require_python
+from clusteraid.webui.settings import WebuiSettings
+from clusteraid.webui.setup import DIRECTORY, MINORS, shipped_lock
+from clusteraid.webui.wait import PORT, answers
+from support.children import Child
+from support.tree import ROOT
+
+_UNIT = ROOT / "systemd/open-webui.service"
+_BUILD_SECONDS, _START_SECONDS = 3000, 240.0
+
+
+def webui_environment() -> Path:
+    """Return the directory of a finished environment; the first call builds it: minutes, 1.6 GB."""
+    return asyncio.run(_environment())
+
+
+async def _environment() -> Path:
+    cache = Path(os.environ.get("CLUSTERAI_CACHE") or Path.home() / ".cache/clusterai")
+    minor = next(minor for minor in MINORS if minor in available_minors())
+    directory = cache / "open-webui" / EnvironmentKey(minor, shipped_lock()).hash
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    async with asyncio.timeout(_BUILD_SECONDS):
+        while True:
+            try:
+                built = await build(
+                    directory, shipped_lock(), require_python(minor), index=IndexConfig(), progress=_unheard, proof=TELL_VERSIONS
+                )
+            except EnvironmentBusy:
+                await asyncio.sleep(1)
+            else:
+                return built.directory
+
+
+def _unheard(_ratio: float, _text: str) -> None:
+    """Nobody watches."""
+
+
+class OpenWebui(Child):
+    """Open WebUI with its data in a directory of its own."""
+
+    def __init__(self, directory: Path, environment: Path, port: int, *, key: str, gateway: str) -> None:
+        self.port, self.data = port, directory / "data"
+        self.data.mkdir(parents=True)
+        (directory / "venv").symlink_to(environment)
+        WebuiSettings(key=key).save(directory / "settings.env", gateway)
+        here = {str(DIRECTORY): str(directory), f"--port {PORT}": f"--port {port}"}
+        unit = _UNIT.read_text()
+        for shipped, own in here.items():
+            assert shipped in unit, f"the unit says nothing of {shipped}"
+            unit = unit.replace(shipped, own)
+        variables = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_variables(unit)}
+        super().__init__(
+            shlex.split(_values(unit, "ExecStart")[0]), directory / "log", variables=variables, directory=self.data
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is well."""
+        super().start()
+        self.wait_until(lambda: answers(self.port), _START_SECONDS)
+
+
+def _values(unit: str, name: str) -> list[str]:
+    return [line.partition("=")[2] for line in unit.splitlines() if line.startswith(f"{name}=")]
+
+
+def _variables(unit: str) -> dict[str, str]:
+    """Return the variables of a unit and of its environment files, as systemd reads them."""
+    pairs = [pair for line in _values(unit, "Environment") for pair in shlex.split(line)]
+    for name in _values(unit, "EnvironmentFile"):
+        pairs += shlex.split(Path(name).read_text(), comments=True)
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -1,0 +1,42 @@
+"""How long the agent waits for a session, and how it spreads its returns."""
+
+import asyncio
+import time
+
+import pytest
+
+from clusterai.pki import CertificateAuthority
+from clusterai.rpc import secure_channel
+from clusterai_agent.connection import LONGEST_DELAY, reconnect_delay
+from clusterai_agent.session import OPEN_SECONDS, open_seconds
+
+
+@pytest.mark.parametrize(("attempt", "times"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (1000, 4)])
+def test_each_attempt_waits_longer_up_to_a_limit(attempt: int, times: int) -> None:
+    """A starved server works on handshakes in order: who gives up early only begins again at the end of its queue."""
+    assert open_seconds(attempt) == OPEN_SECONDS * times
+
+
+def test_returns_are_spread_and_bounded() -> None:
+    assert reconnect_delay(1, 0.0) == 0.0
+    assert reconnect_delay(50, 1.0) == LONGEST_DELAY
+
+
+async def test_a_handshake_is_given_up_after_its_time() -> None:
+    """Whatever else is configured for channels: the server here accepts and says nothing."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server, asyncio.timeout(60):
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        authority = CertificateAuthority.create("of the test")
+        channel = secure_channel(address, ca_pem=authority.cert_pem, handshake_seconds=0.5)
+        begun, state = time.monotonic(), channel.get_state(try_to_connect=True)
+        while "TRANSIENT_FAILURE" not in str(state):
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
+        await channel.close(None)
+        assert 0.4 < time.monotonic() - begun < 15  # the default is 20 s

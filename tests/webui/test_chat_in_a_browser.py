@@ -1,0 +1,238 @@
+"""Open WebUI, installed from its lock, in a real Chromium: through the real gateway and gates to two doubles of Ollama."""
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterai.pki import CertificateAuthority
+from fakes.registry import make_model
+from support.chat_node import ChatNode, chat_nodes
+from support.chromium import ENTER, Browser, chromium
+from support.gateway import CLUSTER, Gateway, routes, running_gateway
+from support.waiting import until
+from support.webui import OpenWebui, webui_environment
+
+pytestmark = pytest.mark.timeout(3600)  # the first run on a machine installs Open WebUI
+
+KEY = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa"
+MODELS = (make_model("llama3.2:3b"), make_model("gemma3:4b", seed=2, architecture="gemma3"))
+MOST_BYTES = 4000  # of a request with a question of a few words
+ANSWER = ".chat-assistant"
+
+
+def reply(node: str) -> str:
+    """What a node says to everything."""
+    return f"Here answers {node}, word by word, until the very last of them was spoken."
+
+
+@dataclass
+class House:
+    """All of it: two nodes, the gateway, Open WebUI."""
+
+    nodes: dict[str, ChatNode]
+    gateway: Gateway
+    webui: OpenWebui
+
+    @property
+    def url(self) -> str:
+        """What a person types."""
+        return f"https://127.0.0.1:{self.gateway.https_port}/"
+
+    def mend(self) -> None:
+        """Start what an earlier test has ended; everybody behaves well again."""
+        for node in self.nodes.values():
+            if not node.runs:
+                node.start()
+            node.ask("DELETE", "/fake/faults")
+            node.behave(reply=reply(node.name))
+        if not self.webui.runs:
+            self.webui.start()
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        """Ask as a program does, with the cluster's CA: status and text."""
+        trust = ssl.create_default_context(cadata=self.gateway.authority.cert_pem.decode())
+        port = self.gateway.https_port
+        with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=trust)) as connection:
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    async def quiet(self) -> None:
+        """Wait until no node has anything to do: Open WebUI asks for a title and more after an answer."""
+        calm = 0
+
+        def settled() -> bool:
+            nonlocal calm
+            calm = 0 if any(node.ask("GET", "/fake/state")["in_flight"] for node in self.nodes.values()) else calm + 1
+            return calm > 20
+
+        await until(settled)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("house")
+    authority = CertificateAuthority.create("test cluster", CLUSTER)
+    environment = webui_environment()
+    with ExitStack() as stack:
+        nodes = stack.enter_context(chat_nodes(directory, authority, "tower", "shelf", models=MODELS))
+        gateway = stack.enter_context(running_gateway(directory, authority=authority))
+        tell(gateway, nodes)
+        local = f"http://127.0.0.1:{gateway.port}"
+        webui = OpenWebui(directory / "webui", environment, gateway.webui_port, key=KEY, gateway=local)
+        stack.callback(webui.stop)
+        webui.start()
+        yield House(nodes, gateway, webui)
+
+
+def tell(gateway: Gateway, nodes: dict[str, ChatNode]) -> None:
+    """Write what the daemon writes: both models on all nodes, loaded, and Open WebUI's key."""
+    tags = next(iter(nodes.values())).ask("GET", "/api/tags")["models"]
+    copies = {name: {"loaded": True, "fit": 1} for name in nodes}
+    ports = {name: node.port for name, node in nodes.items()}
+    listing = {"version": "0.31.1", "tags": tags, "ps": []}
+    gateway.write_routes(routes(ports, {tag["name"]: copies for tag in tags}, listing=listing, slots=4))
+    gateway.write_keys({KEY: {"id": "aaaaaaaa", "name": "open-webui"}})
+
+
+@pytest.fixture
+def house(built: House) -> House:
+    built.mend()
+    return built
+
+
+@pytest.fixture(scope="module")
+def signed_up(built: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in which Ann, the first who came, has signed up."""
+    certificate = (built.gateway.state / "web.pem").read_bytes()
+    with chromium(tmp_path_factory.mktemp("ann"), certificate) as browser:
+        browser.open(built.url)
+        browser.click("button[aria-label='Get started']")
+        browser.type("#name", "Ann")
+        browser.type("#email", "ann@example.com")
+        browser.type("#password", "a long sentence of hers")
+        browser.click("button[type=submit]")
+        browser.click("button[aria-label=Close]")  # what is new in this release
+        yield browser
+
+
+@pytest.fixture
+def ann(house: House, signed_up: Browser) -> Browser:
+    """Ann's window, at a new chat."""
+    signed_up.open(house.url)
+    signed_up.find("#chat-input")
+    return signed_up
+
+
+def say(browser: Browser, text: str) -> None:
+    """Type a message and send it."""
+    browser.type("#chat-input", text + ENTER)
+
+
+def answering(browser: Browser) -> str:
+    """Wait until the last answer has begun; return which node gives it."""
+    script = f"return [...document.querySelectorAll('{ANSWER}')].at(-1)?.innerText.match(/Here answers (\\w+)/)?.[1]"
+    return str(browser.until(script))
+
+
+def answered(browser: Browser) -> str:
+    """Wait until the last answer is whole and a new question can be asked; return which node gave it."""
+    browser.until(f"return [...document.querySelectorAll('{ANSWER}')].at(-1)?.innerText.includes(' was spoken.')")
+    browser.until("return !document.querySelector('button[aria-label=Stop]')")
+    return answering(browser)
+
+
+def test_the_first_who_signs_up_is_the_administrator_and_nobody_signs_up_after(house: House, ann: Browser) -> None:
+    ann.open(f"{house.url}admin/users/overview")
+    ann.shows("ann@example.com")
+    ann.shows("Admin\tann@example.com")
+    bob = {"name": "Bob", "email": "bob@example.com", "password": "another long sentence"}
+    assert house.ask("POST", "/api/v1/auths/signup", bob)[0] == 403
+
+
+def test_the_models_of_the_cluster_can_be_chosen(ann: Browser) -> None:
+    ann.click("#model-selector-model-button")
+    ann.find("[role=option][aria-label*='gemma3:4b']")
+    ann.click("[role=option][aria-label*='llama3.2:3b']")
+    ann.shows("llama3.2:3b", "#model-selector-model-button")
+
+
+async def test_an_answer_is_read_while_it_is_written_and_stopped_by_who_asked(house: House, ann: Browser) -> None:
+    say(ann, "Who are you?")
+    node = house.nodes[answered(ann)]
+    await house.quiet()
+    for each in house.nodes.values():
+        each.behave(hang_after_tokens=6, token_seconds=0.01)
+    say(ann, "And who else is there?")
+    script = f"return document.querySelectorAll('{ANSWER}').length === 2"
+    ann.until(script)
+    assert answering(ann) == node.name, "a conversation stays where it began"
+    ann.until(f"return [...document.querySelectorAll('{ANSWER}')].at(-1).innerText.includes('word by')")
+    assert not node.ask("GET", "/fake/state")["aborts"]
+    ann.click("button[aria-label=Stop]")
+    await until(lambda: node.ask("GET", "/fake/state")["aborts"])
+    ann.until("return !document.querySelector('button[aria-label=Stop]')")
+
+
+async def test_a_question_reaches_a_node_without_key_or_baggage(house: House, ann: Browser) -> None:
+    say(ann, "What is in the house?")
+    node = house.nodes[answered(ann)]
+    await house.quiet()
+    requests = node.requests("/api/chat")
+    chat = ann.url.rpartition("/")[2]
+    asked = [seen for seen in requests if seen["headers"].get("x-openwebui-chat-id") == chat]
+    assert asked, "the gateway tells conversations apart by this"
+    assert min(int(seen["headers"]["content-length"]) for seen in asked) < MOST_BYTES
+    assert KEY not in json.dumps(requests)
+
+
+def test_a_node_that_dies_in_mid_answer_leaves_a_page_that_works_and_the_next_chat_goes_elsewhere(
+    house: House, ann: Browser
+) -> None:
+    for node in house.nodes.values():
+        node.behave(token_seconds=1.0)
+    say(ann, "Tell me a story.")
+    dead = answering(ann)
+    house.nodes[dead].kill()
+    ann.until("return !document.querySelector('button[aria-label=Stop]')")
+    house.nodes[other(dead)].behave(token_seconds=0.0)
+    ann.open(house.url)
+    ann.click("#model-selector-model-button")
+    ann.find("[role=option][aria-label*='gemma3:4b']")
+    ann.click("[role=option][aria-label*='llama3.2:3b']")
+    say(ann, "Tell me another one.")
+    assert answered(ann) == other(dead)
+
+
+def other(node: str) -> str:
+    """Return the second of the two."""
+    return "shelf" if node == "tower" else "tower"
+
+
+def test_without_open_webui_its_page_says_so_and_programs_still_chat(house: House, ann: Browser) -> None:
+    house.webui.kill()
+    status, page = house.ask("GET", "/")
+    assert status == 503
+    assert "Open WebUI does not run" in page
+    ann.open(house.url)
+    ann.shows("Open WebUI does not run")
+    ann.shows("sudo clusteraid setup open-webui")
+    ann.click("a[href='/cluster/']")
+    ann.shows("Cluster")
+    assert chat(house.gateway)["message"]["content"].startswith("Here answers ")
+
+
+def chat(gateway: Gateway) -> Any:
+    """Ask as a program does."""
+    question = {"model": "llama3.2:3b", "stream": False, "messages": [{"role": "user", "content": "Are you there?"}]}
+    with closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)) as connection:
+        connection.request("POST", "/api/chat", json.dumps(question), {"Authorization": f"Bearer {KEY}"})
+        return json.load(connection.getresponse())
