@@ -160,6 +160,8 @@ def _listing(gateway: Gateway, back_end: BackEnd, processors: frozenset[int]) ->
         hole = stack.enter_context(black_hole())
         nodes = {f"n{number}": hole if number % 2 else back_end.port for number in range(100)}
         table = routes(nodes, {f"m{number}:latest": dict.fromkeys(nodes, _HERE) for number in range(50)})
+        for node in table["nodes"].values():
+            node["tls_name"] = f"{NODE}.gate.clusterai"
         _use(gateway, table)
         url = f"http://127.0.0.1:{gateway.port}"
         body = json.dumps({"model": "m1:latest"})

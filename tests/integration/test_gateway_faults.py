@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -17,7 +16,7 @@ from support.gates import breaks_off, names_itself, running_gate, streams
 from support.gateway import CLUSTER, Gateway, certificate, free_ports, gate_certificate, routes, running_gateway
 from support.holes import black_hole, mute
 from support.raw_http import Answer, ask, pieces, read_head, request_bytes, sent
-from support.waiting import until
+from support.waiting import can_connect, until
 
 KEY, MODEL = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "llama3.2:3b"
 HERE = {"loaded": True, "fit": 1}
@@ -55,6 +54,9 @@ async def test_a_refused_connection_costs_the_client_nothing_but_the_retry(gatew
         assert gateway.status()["nodes"]["a"]["failing"] is True
         assert gateway.status()["nodes"]["b"]["failing"] is False
         assert (await chat(gateway)).headers["x-clusterai-reason"] == "loaded"  # a was left alone
+        await until(lambda: len([line for line in gateway.log_lines() if line["path"] == "/api/chat"]) == 2)
+    first = next(line for line in gateway.log_lines() if line["path"] == "/api/chat")
+    assert (first["node"], first["reason"], first["first_byte_seconds"] >= 0) == ("b", "retried", True)
     assert len(b.arrived) == 2
 
 
@@ -212,7 +214,9 @@ async def test_a_killed_gateway_comes_back_with_its_table_without_the_daemon(gat
         '{"format":1}',
         json.dumps(routes({"a": 99999}, {}, generation=9)),
         json.dumps({**routes(), "nodes": {"a": {"host": "evil.example", "port": 1, "tls_name": "a", "slots": 1}}}),
-        json.dumps({**routes(), "models": {"m": 1}}),
+        json.dumps({**routes(), "models": {"m:latest": 1}}),
+        json.dumps(routes({}, {'m"': {}})),
+        json.dumps(routes({}, {"Not/Normalised": {}})),
         json.dumps({**routes(), "listing": {}}),
     ],
 )
@@ -303,11 +307,6 @@ sslVersionMin = TLSv1.2
     finally:
         process.terminate()
         await process.wait()
-
-
-def can_connect(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_a_chat_goes_through_a_real_gate(gateway: Gateway) -> None:
