@@ -160,7 +160,6 @@ class Daemon:
 
     async def _load_models(self) -> None:
         config, desired = self.config, DesiredModels(ModelStore(self.store))
-        self.desired = desired
         await desired.load()
         catalogue = CatalogueFile(lambda: self.reloader.config.models.catalog_file, self.problems)
         self.reloader.on_reloaded(lambda _: catalogue.reload())

@@ -102,6 +102,15 @@ async def test_three_nodes_are_tried_and_then_the_client_is_told(gateway: Gatewa
     await until(lambda: all(node["in_flight"] == 0 for node in gateway.status()["nodes"].values()))
 
 
+async def test_what_is_no_http_is_refused_and_logged_like_everything_else(gateway: Gateway) -> None:
+    for nonsense in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\0" * 100 + b"\r\n\r\n"):
+        async with sent(gateway.port, nonsense) as (reader, _):
+            assert b"400" in await asyncio.wait_for(reader.readline(), 60)
+    await until(lambda: len(gateway.log_lines()) == 3)
+    assert [line["status"] for line in gateway.log_lines()] == [400, 400, 400]
+    assert "failed to run" not in gateway.errors()
+
+
 async def test_a_request_that_was_sent_is_never_sent_again(gateway: Gateway) -> None:
     async with (
         running_gate("a", gateway.authority, breaks_off) as a,

@@ -72,7 +72,7 @@ local function first_byte_of()
 end
 
 local function path_of()
-    local path = var.uri
+    local path = var.uri or "" -- what is no HTTP has none
     if PLAIN[path] then
         return PLAIN[path]
     elseif find(path:lower(), "cak1.", 1, true) then
