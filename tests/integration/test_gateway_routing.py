@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusterai.pki import CertificateAuthority
-from support.gates import Gate, running_gate, streams
+from support.gates import Arrived, Gate, names_itself, running_gate, streams
 from support.gateway import CLUSTER, Gateway, routes, running_gateway
 from support.raw_http import Answer, ask, pieces, read_head, request_bytes, sent
 from support.waiting import until
@@ -113,6 +113,38 @@ async def test_a_conversation_stays_on_its_node(gateway: Gateway) -> None:
         assert (await ask(gateway.port, "/api/chat", chats, key=OTHER_KEY)).json["node"] == "a"
         await routed(gateway, gates, {MODEL: {"a": LOADED, "b": COLD}})
         assert (await ask(gateway.port, "/api/chat", chats, key=KEY)).json["node"] == "a"
+
+
+async def together(gateway: Gateway, slots: int) -> tuple[str, str, Answer]:
+    """Ask twice for one conversation, the second beside the first and longer; return who answered, and the third."""
+    ends = {"/api/chat": asyncio.Event(), "/api/generate": asyncio.Event()}
+
+    async def held(gate: Gate, request: Arrived, writer: asyncio.StreamWriter) -> None:
+        await ends[request.path].wait()
+        await names_itself(gate, request, writer)
+
+    async with running_gate("a", gateway.authority, held) as a, running_gate("b", gateway.authority, held) as b:
+        await routed(gateway, {"a": a, "b": b}, {MODEL: {"a": LOADED, "b": LOADED}}, slots=slots)
+        answers = []
+        for number, path in enumerate(ends, 1):
+            answers.append(asyncio.create_task(chat(gateway, path=path, X_Conversation_Id="17")))
+            await until(lambda number=number: len(a.arrived) + len(b.arrived) == number)  # type: ignore[misc]
+        nodes = []
+        for path, answer in zip(ends, answers, strict=True):
+            ends[path].set()
+            nodes.append((await answer).json["node"])
+        return nodes[0], nodes[1], await chat(gateway, X_Conversation_Id="17")
+
+
+async def test_what_is_asked_beside_the_first_request_of_a_conversation_goes_to_its_node(gateway: Gateway) -> None:
+    first, beside, third = await together(gateway, slots=2)
+    assert (first, beside, third.json["node"]) == ("a", "a", "a")
+
+
+async def test_a_request_for_which_its_node_had_no_slot_does_not_move_a_conversation(gateway: Gateway) -> None:
+    first, beside, third = await together(gateway, slots=1)
+    assert (first, beside) == ("a", "b")
+    assert (third.json["node"], third.headers["x-clusterai-reason"]) == ("a", "conversation")
 
 
 @pytest.mark.parametrize("header", ["X_Conversation_Id", "X_OpenWebUI_Chat_Id"])

@@ -23,7 +23,9 @@ _START_SECONDS = 60.0
 class ChatNode:
     """One node: `port` is its gate's."""
 
-    def __init__(self, directory: Path, name: str, authority: CertificateAuthority, models: Iterable[MadeModel]) -> None:
+    def __init__(
+        self, directory: Path, name: str, authority: CertificateAuthority, models: Iterable[MadeModel]
+    ) -> None:
         self.name = name
         self._home = directory / name
         self._home.mkdir()
@@ -35,9 +37,12 @@ class ChatNode:
         self._ollama, self._gate = self._made_ollama(), self._made_gate()
 
     def _made_ollama(self) -> Child:
-        own = {"OLLAMA_HOST": f"127.0.0.1:{self._ollama_port}", "OLLAMA_MODELS": str(self._home / "models"), "OLLAMA_NUM_PARALLEL": "4"}
-        variables = {**os.environ, **own, "PYTHONPATH": str(ROOT / "tests"), "PYTHONDONTWRITEBYTECODE": "1"}
-        return Child(["/usr/bin/python3", "-m", "fakes.ollama", "serve"], self._home / "ollama.log", variables=variables)
+        own = {
+            "OLLAMA_HOST": f"127.0.0.1:{self._ollama_port}", "OLLAMA_MODELS": str(self._home / "models"),
+            "OLLAMA_NUM_PARALLEL": "4", "PYTHONPATH": str(ROOT / "tests"), "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
+        command = ["/usr/bin/python3", "-m", "fakes.ollama", "serve"]
+        return Child(command, self._home / "ollama.log", variables={**os.environ, **own})
 
     def _made_gate(self) -> Child:
         certificate, ca = self._home / "gate.pem", self._home / "ca.pem"

@@ -1,5 +1,6 @@
 """Programs that a test starts and ends, each in a process group of its own and with its output in a file."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,8 +16,9 @@ class Child:
     """One program. `log` has what it said, of all its runs."""
 
     def __init__(
-        self, command: Sequence[str], log: Path, *, variables: Mapping[str, str] | None = None, directory: Path | None = None
-    ) -> None:
+        self, command: Sequence[str], log: Path, *,
+        variables: Mapping[str, str] | None = None, directory: Path | None = None,
+    ) -> None:  # fmt: skip
         """`variables`: its whole environment; without them it has ours."""
         self._command, self.log, self._variables, self._directory = list(command), log, variables, directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -30,8 +32,8 @@ class Child:
         """Start it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._variables, cwd=self._directory,
-                start_new_session=True,
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self._variables, cwd=self._directory, start_new_session=True,
             )  # fmt: skip
 
     def wait_until(self, ready: Callable[[], object], seconds: float) -> None:
@@ -66,7 +68,5 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        try:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left in its group
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass  # nobody is left in its group

@@ -73,7 +73,8 @@ class Browser:
         deadline = time.monotonic() + seconds
         while not (found := self.run(script, *arguments)):
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s: {script} {arguments}\nthe page says: {self.text()[:2000]}")
+                said = self.text()[:2000]
+                raise AssertionError(f"not within {seconds} s: {script} {arguments}\nthe page says: {said}")
             time.sleep(_STEP_SECONDS)
         return found
 
@@ -96,8 +97,13 @@ class Browser:
         self._call("POST", f"/element/{self.find(selector)}/click", {})
 
     def type(self, selector: str, text: str) -> None:
-        """Type into an element, key by key; `ENTER` is a key too."""
+        """Type into an element, key by key: `ENTER` too."""
         self._call("POST", f"/element/{self.find(selector)}/value", {"text": text})
+
+    def attach(self, file: Path, selector: str = "input[type=file]") -> None:
+        """Choose a file, as in the window that a browser opens for that."""
+        found = self.until("return document.querySelector(arguments[0])", selector)[_ELEMENT]
+        self._call("POST", f"/element/{found}/value", {"text": str(file)})
 
     def screenshot(self, path: Path) -> None:
         """Write what the window shows, as PNG."""
@@ -128,8 +134,8 @@ def chromium(directory: Path, trusted: bytes) -> Iterator[Browser]:
     driver.start()
     try:
         driver.wait_until(lambda: _port(driver), START_SECONDS)
-        options = [*_OPTIONS, f"--user-data-dir={home}/profile", f"--ignore-certificate-errors-spki-list={key_hash(trusted)}"]
-        browser = Browser(_port(driver), options)
+        own = f"--user-data-dir={home}/profile", f"--ignore-certificate-errors-spki-list={key_hash(trusted)}"
+        browser = Browser(_port(driver), [*_OPTIONS, *own])
         try:
             yield browser
         finally:

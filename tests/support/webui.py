@@ -1,45 +1,25 @@
 """Open WebUI for tests: the shipped lock installed for real, once on a machine, run with the settings of its unit."""
 
 import asyncio
-import os
 import shlex
 from pathlib import Path
 
-from clusterai.environment import TELL_VERSIONS, EnvironmentBusy, EnvironmentKey, IndexConfig, available_minors, build, require_python
+from clusterai.environment import TELL_VERSIONS, available_minors, require_python
 from clusteraid.webui.settings import WebuiSettings
 from clusteraid.webui.setup import DIRECTORY, MINORS, shipped_lock
 from clusteraid.webui.wait import PORT, answers
 from support.children import Child
+from support.pool_environment import environment
 from support.tree import ROOT
 
 _UNIT = ROOT / "systemd/open-webui.service"
-_BUILD_SECONDS, _START_SECONDS = 3000, 240.0
+_START_SECONDS = 240.0
 
 
 def webui_environment() -> Path:
     """Return the directory of a finished environment; the first call builds it: minutes, 1.6 GB."""
-    return asyncio.run(_environment())
-
-
-async def _environment() -> Path:
-    cache = Path(os.environ.get("CLUSTERAI_CACHE") or Path.home() / ".cache/clusterai")
-    minor = next(minor for minor in MINORS if minor in available_minors())
-    directory = cache / "open-webui" / EnvironmentKey(minor, shipped_lock()).hash
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    async with asyncio.timeout(_BUILD_SECONDS):
-        while True:
-            try:
-                built = await build(
-                    directory, shipped_lock(), require_python(minor), index=IndexConfig(), progress=_unheard, proof=TELL_VERSIONS
-                )
-            except EnvironmentBusy:
-                await asyncio.sleep(1)
-            else:
-                return built.directory
-
-
-def _unheard(_ratio: float, _text: str) -> None:
-    """Nobody watches."""
+    minor = next((minor for minor in MINORS if minor in available_minors()), MINORS[0])
+    return asyncio.run(environment("open-webui", shipped_lock(), require_python(minor), minor, TELL_VERSIONS))
 
 
 class OpenWebui(Child):

@@ -83,6 +83,15 @@ local function previous_node(request)
     return request.previous
 end
 
+--- Take the node for a new conversation, so that what a client asks beside its first request (a title, say) goes there too.
+local function claim(request, candidate)
+    local slot = math.floor(ngx.time() / AFFINITY_SLOT_SECONDS)
+    if request.conversation and not request.previous
+        and affinity:add(request.conversation, candidate.id, AFFINITY_SECONDS, slot) then
+        request.previous, request.slot = candidate.id, slot
+    end
+end
+
 --- Return why nobody can serve the model: the daemon's reason, or that all who could do not answer.
 local function nobody(model)
     local list = {}
@@ -122,6 +131,7 @@ function gateway.access()
         return answers.refuse(nobody(model))
     end
     request.candidate, request.reason = candidate, reason
+    claim(request, candidate)
 end
 
 --- Note that the request goes to the candidate.
@@ -180,11 +190,19 @@ function gateway.body()
     end
 end
 
+--- Tell whether the conversation has another node that can answer at once: a request for which it had no slot moves nothing.
+local function stays(request)
+    local node = request.model.by_id[affinity:get(request.conversation) or ""]
+    return node and node.id ~= request.node and node.loaded and not failing.down[node.key]
+end
+
 --- Remember the node for the rest of the conversation.
 function gateway.remember(request)
     if request.conversation and request.node then
         local slot = math.floor(ngx.time() / AFFINITY_SLOT_SECONDS)
-        if request.previous ~= request.node or request.slot ~= slot then
+        if request.previous == request.node and request.slot == slot then
+            return
+        elseif request.previous == request.node or not stays(request) then
             affinity:set(request.conversation, request.node, AFFINITY_SECONDS, slot)
         end
     end
