@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _NEVER = "9999-12-31T23:59:59Z"
 _LATEST = 2.0**37  # in the year 6325: later ones have no four digits
 _NO_VERSION = "0.0.0"
 _OWN_HOST = "127.0.0.1"
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}([-+][0-9A-Za-z.+-]{1,40})?")
 
 
 @dataclass(frozen=True)
@@ -290,10 +292,9 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _lowest(versions: Iterable[str]) -> str:
-    """The oldest of the versions: what every node understands."""
-    return min((version for version in versions if version), key=_version_key, default="")
+    """The oldest of the versions: what every node understands. What is no version counts as none: nodes may lie."""
+    return min(filter(_VERSION.fullmatch, versions), key=_version_key, default="")
 
 
 def _version_key(version: str) -> tuple[list[int], str]:
-    numbers = version.partition("-")[0].split(".")
-    return [int(part) for part in numbers if part.isascii() and part.isdigit()], version
+    return [int(part) for part in re.split("[-+]", version)[0].split(".")], version

@@ -179,9 +179,14 @@ def test_times_that_make_no_sense_break_nothing(expires: float) -> None:
 
 @pytest.mark.parametrize(
     ("versions", "lowest"),
-    [(["0.9.6", "0.31.1", "0.31.0-rc1"], "0.9.6"), (["", "0.31.1"], "0.31.1"), ([], "0.0.0"), (["x", "y"], "x")],
+    [
+        (["0.9.6", "0.31.1", "0.31.0-rc1"], "0.9.6"),
+        (["", "0.31.1"], "0.31.1"),
+        ([], "0.0.0"),
+        (["x", "9" * 5000, "0.1\n", "1." * 5000, "0.31.1"], "0.31.1"),
+    ],
 )
-def test_the_version_is_the_oldest_of_all(versions: list[str], lowest: str) -> None:
+def test_the_version_is_the_oldest_of_all_and_what_is_none_is_left_out(versions: list[str], lowest: str) -> None:
     peers = [peer(node(f"n{number}", ollama=ready_ollama(version=text))) for number, text in enumerate(versions)]
     assert table([], peers)["listing"]["version"] == lowest
 
