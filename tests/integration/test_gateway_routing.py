@@ -81,6 +81,28 @@ async def test_every_path_with_which_one_chats_is_routed(gateway: Gateway, path:
     assert gate.arrived[0].path == path
 
 
+@pytest.mark.parametrize("spelt", ["//api/chat", "/api/blobs/../chat", "/%61pi/chat", "/api/x%2f..%2fchat", "/api/chat?a=/x"])
+async def test_a_node_hears_the_path_that_was_looked_at_and_nothing_else(gateway: Gateway, spelt: str) -> None:
+    async with running_gate("tower", gateway.authority) as gate:
+        await routed(gateway, {"tower": gate}, {MODEL: {"tower": LOADED}})
+        assert (await chat(gateway, path=spelt)).json["node"] == "tower"
+    assert gate.arrived[0].path == "/api/chat"
+
+
+async def test_a_node_s_headers_do_nothing_at_the_gateway(gateway: Gateway) -> None:
+    async def redirects(gate: Gate, request: Arrived, writer: asyncio.StreamWriter) -> None:
+        said = b"X-Accel-Redirect: /api/generate\r\nX-ClusterAI-Node: other\r\nSet-Cookie: token=x\r\n"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + said + b"Content-Length: 2\r\n\r\n{}")
+
+    async with running_gate("tower", gateway.authority, redirects) as gate:
+        await routed(gateway, {"tower": gate}, {MODEL: {"tower": LOADED}})
+        answer = await chat(gateway)
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert (answer.headers["x-clusterai-node"], "set-cookie" in answer.headers) == ("tower", False)
+        assert [arrived.path for arrived in gate.arrived] == ["/api/chat"]
+        await until(lambda: gateway.status()["nodes"]["tower"]["in_flight"] == 0)
+
+
 async def test_a_node_that_has_the_model_loaded_comes_first(gateway: Gateway) -> None:
     async with running_gate("a", gateway.authority) as a, running_gate("b", gateway.authority) as b:
         await routed(gateway, {"a": a, "b": b}, {MODEL: {"a": COLD, "b": LOADED}})

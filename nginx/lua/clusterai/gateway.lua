@@ -107,6 +107,15 @@ local function nobody(model)
     return refusals.no_node(model.name, reason, NO_ANSWER_RETRY_SECONDS)
 end
 
+--- Let the node hear the path that was looked at, in no other spelling and without a query.
+local function spell_plainly()
+    local path = var.uri
+    if var.request_uri ~= path then
+        ngx.req.set_uri(path, false)
+        ngx.req.set_uri_args("")
+    end
+end
+
 --- Decide where the request goes, or answer why it goes nowhere.
 function gateway.access()
     local request = requests.begin()
@@ -130,6 +139,7 @@ function gateway.access()
     if not candidate then
         return answers.refuse(nobody(model))
     end
+    spell_plainly()
     request.candidate, request.reason = candidate, reason
     claim(request, candidate)
 end
