@@ -1,10 +1,8 @@
 """Files that are there whole or not at all."""
 
-import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +29,35 @@ class CannotWrite(ClusterAIError):
         super().__init__(path=path, reason=error.strerror or str(error), directory=path.parent)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
     """Replace the file's content so that a crash leaves the old file or the new one, never half of one.
+
+    The directory may be another user's: what is made is written and given away by its descriptor, never by its name.
 
     Raises:
         CannotWrite: no space, no permission, no directory; the old file is as it was.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with _temporary_beside(path, mode) as temporary:
-            _write_synced(temporary, data, mode)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o600)
+        try:
+            _write_synced(descriptor, data, mode, owner)
             temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     except OSError as error:
         raise CannotWrite(path, error) from error
 
 
-@contextlib.contextmanager
-def _temporary_beside(path: Path, mode: int) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o600))
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_synced(path: Path, data: bytes, mode: int) -> None:
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), mode)
+def _write_synced(descriptor: int, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    with open(descriptor, "wb") as file:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

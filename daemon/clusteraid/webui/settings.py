@@ -1,7 +1,6 @@
 """What Open WebUI is told beside what its unit says: secrets, in a file that systemd reads for it."""
 
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass, field, replace
@@ -64,9 +63,8 @@ class WebuiSettings:
             "ollama.enable": True, "ollama.base_urls": [gateway], "ollama.api_configs": self._connections(),
             "rag.ollama.base_url": gateway, "rag.ollama.api_key": self.key,
         }
-        path, owner = data / "config.json", data.stat()
-        write_atomic(path, json.dumps(values).encode())
-        os.chown(path, owner.st_uid, owner.st_gid)
+        of_data = data.stat()
+        write_atomic(data / "config.json", json.dumps(values).encode(), owner=(of_data.st_uid, of_data.st_gid))
 
     def _connections(self) -> dict[str, object]:
         return {"0": {"enable": True, "key": self.key}}

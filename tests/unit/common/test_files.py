@@ -35,6 +35,32 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     assert not (tmp_path / "file").is_symlink()
 
 
+def test_whoever_owns_the_directory_cannot_turn_a_write_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, goal = tmp_path / "victim", tmp_path / "f"
+    victim.write_text("untouched")
+    real_open, real_replace = os.open, Path.replace
+
+    def opened(path: Path, flags: int, *args: int) -> int:
+        descriptor = real_open(path, flags, *args)
+        if flags & os.O_CREAT:  # the directory's owner is quick
+            path.unlink()
+            path.symlink_to(victim)
+        return descriptor
+
+    def replaced(self: Path, target: Path) -> Path:
+        real_replace(self, target)
+        target.unlink()
+        target.symlink_to("/nonexistent")
+        return target
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_atomic(goal, b"secret", 0o644, owner=(os.getuid(), os.getgid()))
+    assert victim.read_text() == "untouched"
+
+
 def test_a_failed_write_keeps_the_old_file_and_says_what_to_look_at(tmp_path: Path) -> None:
     path = tmp_path / "directory"
     path.mkdir()
