@@ -98,7 +98,7 @@ def install(source: Source, prefix: Path, progress: Progress) -> None:
         prefix.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".ollama-setup-", dir=prefix) as name:
             staging = Path(name)
-            archive = _fetched(source, staging, progress) if source.is_url else Path(source.place)
+            archive = _fetched(source, staging, progress) if source.is_url else _copied(source, staging, progress)
             _check_hash(source, archive, progress)
             _check_space(prefix, archive.stat().st_size * _UNPACKED_RATIO)
             _unpack(archive, staging / "new", progress)
@@ -122,6 +122,16 @@ def _fetched(source: Source, directory: Path, progress: Progress) -> Path:
     except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         fix = "nothing was changed; check the URL, or fetch it yourself"
         raise SetupFailed(source.place, str(error), fix) from error
+    return goal
+
+
+def _copied(source: Source, directory: Path, progress: Progress) -> Path:
+    """A copy that only root can write: what was checked is what is unpacked, whoever owns the file that was named."""
+    goal = directory / "archive"
+    with Path(source.place).open("rb") as file, goal.open("wb") as copy:
+        size = os.fstat(file.fileno()).st_size
+        _check_space(directory, size * (1 + _UNPACKED_RATIO))
+        _copy(file, copy, lambda done: progress("copying", done, size))
     return goal
 
 

@@ -1,8 +1,8 @@
 """`clusterai-agent setup ollama`: a release's program, its user, models directory and unit, each where missing."""
 
+import grp
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -79,8 +79,9 @@ class System:
 
     def own(self, directory: Path, owner: Owner) -> None:
         """Give a directory and all in it to Ollama's user."""
+        user, group = pwd.getpwnam(owner.user).pw_uid, grp.getgrnam(owner.group).gr_gid
         for path in (directory, *directory.rglob("*")):
-            shutil.chown(path, owner.user, owner.group)
+            os.chown(path, user, group, follow_symlinks=False)  # a link may lead to anybody's file
 
     def start(self, unit: str) -> None:
         """Have systemd read its files and run the unit, now and after each boot."""

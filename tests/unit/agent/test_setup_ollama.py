@@ -1,9 +1,11 @@
 """`clusterai-agent setup ollama`: what it installs, what it keeps, and that a refusal changes nothing."""
 
+import grp
 import hashlib
 import io
 import os
 import platform
+import pwd
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +19,7 @@ import pytest
 
 from clusterai.errors import ClusterAIError
 from clusterai_agent import ollama_release
+from clusterai_agent.ollama_release import Source, install
 from clusterai_agent.setup_ollama import Owner, Places, System, setup_ollama
 
 PROGRAM = b"#!/bin/sh\necho ollama\n"
@@ -214,6 +217,24 @@ async def test_another_hash_changes_nothing(tmp_path: Path, web: str) -> None:
         error = await refused(tmp_path, source, "0" * 64)
         assert f"has the SHA-256 {release.sha256}, not 000" in str(error)
     assert "not a SHA-256 in hex" in str(await refused(tmp_path, release.file, ""))
+
+
+def test_what_was_checked_is_what_is_unpacked_whoever_owns_the_archive(tmp_path: Path) -> None:
+    release, other = archive(tmp_path / "a.tgz"), archive(tmp_path / "b.tgz", entry("bin/ollama", b"#!/bin/sh\nevil\n"))
+
+    def swap(step: str, done: int, size: int) -> None:
+        if step == "checking" and done == size:
+            release.file.write_bytes(other.file.read_bytes())
+
+    install(Source(str(release.file), release.sha256), tmp_path / "local", swap)
+    assert (tmp_path / "local/bin/ollama").read_bytes() == PROGRAM
+
+
+def test_a_link_among_the_models_gives_nobody_s_file_away(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/x").symlink_to(tmp_path / "not-there")  # followed, this fails
+    user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    System().own(tmp_path / "models", Owner(user, group))
 
 
 async def test_whoever_is_not_root_is_told_how(tmp_path: Path) -> None:
