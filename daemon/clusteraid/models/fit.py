@@ -24,6 +24,7 @@ from clusterai.v1.types_pb2 import ModelShape
 OVERHEAD_BYTES = 768 << 20
 BESIDE_OTHERS = 0.8  # of the free memory, while other models are loaded
 MAIN_SHARE = 0.8  # of a machine's main memory: the rest is for the system
+_MOST_BYTES = 1 << 60  # of what a shape may come to: nodes may lie, and the wire has 64 bits
 _ELEMENT_BYTES = 2  # f16, OLLAMA_KV_CACHE_TYPE's default
 _UNKNOWN_BYTES_PER_TOKEN = 128 << 10  # a shape that nobody told: as of Llama 3.1 8B
 _ONE_SLOT = re.compile(r"mllama|qwen3vl(moe)?|qwen35(moe)?|qwen3next|lfm2(moe)?|nemotron_h.*")
@@ -81,7 +82,8 @@ def memory_needed(
 ) -> Need:
     """Return what a model needs; missing fields of its shape are filled in as the module's formula says."""
     tokens = min(setting.context_length, shape.context_length or setting.context_length)
-    return Need(size_bytes, tokens * slots(setting, family, capabilities) * _bytes_per_token(shape))
+    kv_cache = tokens * slots(setting, family, capabilities) * _bytes_per_token(shape)
+    return Need(size_bytes, min(kv_cache, _MOST_BYTES))
 
 
 def slots(setting: Setting, family: str, capabilities: Collection[str]) -> int:

@@ -8,6 +8,8 @@ from clusterai.v1.model_pb2 import FIT_GPU, FIT_MAIN_MEMORY, FIT_NONE, FIT_TIGHT
 from clusterai.v1.types_pb2 import GpuSample, ModelShape, Sample
 from clusteraid.models.fit import OVERHEAD_BYTES, Memory, Need, Setting, gigabytes, judge_fit, memory_needed, slots
 from clusteraid.models.observe import memory_of
+from clusteraid.models.placement import Place, judge
+from clusteraid.servicers.model_messages import candidates
 from support.ollama_status import GB, SETTING, loaded, machine
 
 MIB = 1 << 20
@@ -57,6 +59,13 @@ def test_the_formula_gives_what_was_worked_out_by_hand(
     need = memory_needed(size, architecture, SETTING, family=family, capabilities=capabilities)
     assert (need.weights, need.kv_cache, need.overhead) == (size, kv_cache, 768 * MIB)
     assert need.total == size + kv_cache + 805_306_368
+
+
+def test_a_shape_that_a_node_lies_about_can_still_be_told_on_the_wire() -> None:
+    most = (1 << 32) - 1
+    need = memory_needed(1 << 46, shape(most, most, most, most, most), SETTING)
+    judged = judge(need, Place("tower", memory_of(machine(), ())))
+    assert candidates([judged])[0].needed_bytes > 1 << 46
 
 
 def test_a_model_that_also_chats_has_all_slots() -> None:
