@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
-from support.tree import modules, name_of, syntax
+from support.tree import ROOT, modules, name_of, syntax
 
 # Where a program is started. Each of these modules owns the programs that it starts.
 MAY_START_PROGRAMS = (
@@ -137,3 +137,10 @@ def test_unencrypted_grpc_is_only_for_the_local_socket() -> None:
     """File permissions guard the socket; nothing that another machine can reach goes without a certificate."""
     assert {file for file, name, _ in calls() if name.endswith("insecure_channel")} <= {"common/clusterai/rpc.py"}
     assert {file for file, name, _ in calls() if name.endswith("add_insecure_port")} <= {"daemon/clusteraid/serving.py"}
+
+
+def test_a_maintainer_script_gives_no_file_away_as_root() -> None:
+    """Directories belong to unprivileged users, who can put a link in the way: root must follow none."""
+    for script in sorted((ROOT / "packaging/debian").glob("*.p*")):
+        if script.suffix in (".preinst", ".postinst", ".prerm", ".postrm"):
+            assert not {"chown", "chmod"} & set(script.read_text().split()), script
