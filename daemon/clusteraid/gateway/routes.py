@@ -194,15 +194,14 @@ def _place(copy: Copy) -> Table:
 
 
 def _why_nobody(model: ClusterModel, peers: Mapping[str, Peer]) -> tuple[str, int]:
-    """Return a sentence for the client, and after how many seconds to ask again."""
+    """Return what the client's sentence ends with, and after how many seconds to ask again."""
     said, retry = [], _LATER_SECONDS
     for copy in sorted(model.copies, key=lambda copy: (not copy.present, copy.node_id)):
         reason, seconds = _why_not(model.name, copy, peers.get(copy.node_id))
         said.append(reason if reason.startswith(copy.node_id) else f"{copy.node_id}: {reason}")
         retry = min(retry, seconds)
     more = f"; and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    what = "; ".join(said[:_NAMED]) + more if said else "no node has it yet"
-    return f"no node can serve {model.name} now ({what})", retry
+    return "; ".join(said[:_NAMED]) + more if said else "no node has it yet", retry
 
 
 def _why_not(name: str, copy: Copy, peer: Peer | None) -> tuple[str, int]:

@@ -57,7 +57,7 @@ def refusal(model: ClusterModel) -> str:
     """Return why nobody can answer for the model now, and what is being done, in a sentence for a client."""
     reasons = [f"{copy.node_id}: {copy.reason}" for copy in model.copies if not copy.usable and copy.reason]
     told = "; ".join(reasons[:4]) or "no node has it"
-    return f"no node can serve {model.name} now ({told})"
+    return f"no node can serve {model.name} now: {told}"
 
 
 def _rank(copy: Copy, load: PeerLoad, slots: int) -> tuple[bool, bool, bool, float, int, str]:

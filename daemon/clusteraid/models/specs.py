@@ -21,9 +21,9 @@ from clusterai.v1.types_pb2 import (
 from clusteraid.config import GatewayConfig, ModelsConfig
 from clusteraid.models.inventory import Desires, Wanted
 from clusteraid.models.observe import Observed
+from clusteraid.models.placement import DISK_SHARE
 
 _GOING = (PULL_STATE_PULLING, PULL_STATE_VERIFYING)
-_DISK_SHARE = 1.05  # of a model's size has to be free
 
 
 class Origin(Enum):
@@ -74,7 +74,7 @@ def _origin(wanted: Wanted, server: Observed | None, size: int, *, refused: bool
         return Origin.SERVER if wanted.digest in (b"", held.digest) else Origin.REGISTRY
     pull = server.pulls.get(wanted.name)
     failed = pull is not None and pull.state == PULL_STATE_FAILED
-    full = bool(size) and server.disk_free < size * _DISK_SHARE
+    full = bool(size) and server.disk_free < size * DISK_SHARE
     return Origin.REGISTRY if refused or failed or full or server.silent else Origin.WAIT
 
 

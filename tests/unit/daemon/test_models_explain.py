@@ -49,8 +49,8 @@ def test_each_step_has_its_reason() -> None:
 def test_when_nobody_can_the_clients_answer_says_why() -> None:
     model = known(copy("a", reason="a is offline"), copy("b", reason="it is being fetched"))
     assert explain(NAME, [model], None, 2).answer == refusal(model)
-    assert refusal(model) == f"no node can serve {NAME} now (a: a is offline; b: it is being fetched)"
-    assert refusal(known()) == f"no node can serve {NAME} now (no node has it)"
+    assert refusal(model) == f"no node can serve {NAME} now: a: a is offline; b: it is being fetched"
+    assert refusal(known()) == f"no node can serve {NAME} now: no node has it"
 
 
 def test_an_unknown_name_has_its_neighbours() -> None:
