@@ -82,7 +82,9 @@ async def test_every_path_with_which_one_chats_is_routed(gateway: Gateway, path:
     assert gate.arrived[0].path == path
 
 
-@pytest.mark.parametrize("spelt", ["//api/chat", "/api/blobs/../chat", "/%61pi/chat", "/api/x%2f..%2fchat", "/api/chat?a=/x"])
+@pytest.mark.parametrize(
+    "spelt", ["//api/chat", "/api/blobs/../chat", "/%61pi/chat", "/api/x%2f..%2fchat", "/api/chat?a=/x"]
+)
 async def test_a_node_hears_the_path_that_was_looked_at_and_nothing_else(gateway: Gateway, spelt: str) -> None:
     async with running_gate("tower", gateway.authority) as gate:
         await routed(gateway, {"tower": gate}, {MODEL: {"tower": LOADED}})
