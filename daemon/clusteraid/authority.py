@@ -5,7 +5,7 @@ import logging
 import random
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,22 @@ class Renewals:
             Revoked: revoked between the start of the call and now.
             BadRequest: the certificate request is not usable.
         """
+        return await self._recorded(caller, lambda identity: self._authority.issue(csr_der, identity))
+
+    async def renew_gate(self, caller: Caller, csr_der: bytes) -> Issued:
+        """Issue the certificate of the calling node's gate; recorded as the node's, so it is revoked with it.
+
+        Raises as `renew`.
+        """
+        return await self._recorded(caller, lambda identity: self._authority.issue_gate(csr_der, identity.name))
+
+    async def _recorded(self, caller: Caller, issue: Callable[[Identity], Issued]) -> Issued:
         if caller.identity is None:
             raise NoIdentity
         async with self._revocations.changing:
             if self._revocations.is_revoked(caller.serial):
                 raise Revoked(caller=caller.name)
-            issued = self._authority.issue(csr_der, caller.identity)
+            issued = issue(caller.identity)
             await self._store.record_certificate(certificate_record(issued, caller.identity))
         return issued
 

@@ -189,6 +189,7 @@ class LocalState:
             "local_node": {"enroll": True, "token_file": self.token},
             "units": {"back_end": "process", "state_directory": self.directory / "units", "stop_on_exit": True},
             "discovery": {"announce": False},
+            "gateway": {"directory": self.directory / "gateway"},  # never that of a server on this machine
         }
 
     def _agent_tables(self, options: LocalOptions, ports: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:

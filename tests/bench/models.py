@@ -28,6 +28,7 @@ from support.ollama_status import GB, loaded, machine, model, ollama
 
 NODES, MODELS, MANAGED, UPDATES = 100, 50, 25, 200
 _LONGEST_SECONDS = 30.0
+_LATEST_MS = 250.0  # of the 500 to the gateway: it looks every 200 ms, and a burst waits for 50
 _PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
 
 
@@ -98,9 +99,9 @@ async def _measure(nodes: int, models: int) -> list[Figure]:
     what = f"{nodes} nodes with {models} models"
     return [
         Figure(f"status to inventory, {what}, median", median(took) * 1e3, "ms", limit=25),
-        Figure(f"status to inventory, {what}, 99th percentile", quantile(took, 0.99) * 1e3, "ms", limit=100),
-        Figure("CPU of an update, all that follows from it", cpu * 1e3, "ms", limit=25),
-        Figure("a lost node to inventory, worst of 20", max(gone) * 1e3, "ms", limit=100),
+        Figure(f"status to inventory, {what}, 99th percentile", quantile(took, 0.99) * 1e3, "ms", limit=_LATEST_MS),
+        Figure("CPU of an update, all that follows from it", cpu * 1e3, "ms", limit=10),
+        Figure("a lost node to inventory, worst of 20", max(gone) * 1e3, "ms", limit=_LATEST_MS),
     ]
 
 

@@ -92,9 +92,10 @@ wrk.body = #body > 0 and body or nil
 wrk.headers["Authorization"] = "Bearer {key}"
 wrk.headers["Content-Type"] = "application/json"
 function done(summary, latency)
-    local failed = summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.timeout
-    io.write(string.format('\\nRESULT {{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f}}\\n', summary.requests,
-        summary.duration / 1e6, failed, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+    local errors, form = summary.errors, 'RESULT {{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f}}'
+    local failed = errors.status + errors.connect + errors.read + errors.timeout
+    local p50, p99 = latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+    print(form:format(summary.requests, summary.duration / 1e6, failed, p50, p99))
 end
 """
 
@@ -174,6 +175,9 @@ def wrk(
     url: str, body: str, key: str, *, connections: int, seconds: int, worker: int, processors: frozenset[int]
 ) -> Load:
     """Send requests for so long; an empty body: GET. CPU is that of the nginx worker."""
+    warm_up = running_wrk(url, body, key, connections=connections, seconds=1, processors=processors)
+    with warm_up as process:  # connections to the back-end are made, code is compiled
+        process.communicate(timeout=60)
     before = Costs.of(worker).cpu_seconds
     with running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors) as process:
         out, _ = process.communicate(timeout=seconds + 60)

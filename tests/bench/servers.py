@@ -65,6 +65,8 @@ enroll = false
 back_end = "process"
 [discovery]
 announce = false
+[gateway]
+directory = "{self.directory}/gateway"
 """
 
     @contextmanager

@@ -211,8 +211,9 @@ async def test_where_it_would_go_is_said_without_doing_it(daemon: KillableDaemon
 async def test_what_fits_nowhere_is_refused_with_each_nodes_reason(daemon: KillableDaemon) -> None:
     async with model_node(daemon, "pi", gpu=0), operator(daemon, ModelServiceStub) as stub, sim_node(daemon, "bare"):
         said = await refused(place(daemon, "llama3.3:70b"))
-        assert said.startswith("llama3.3:70b cannot be placed on any node: pi: needs ")
-        assert "bare: needs " in said
+        assert said.startswith("llama3.3:70b cannot be placed on any node: ")
+        assert "pi: needs 49.2 GB, has 6.9 GB free" in said
+        assert "bare: needs 49.2 GB, has 6.9 GB free" in said  # it is off, and would be too small anyway
         assert "on pi: pi: needs" in await refused(place(daemon, "llama3.3:70b", node_ids=["pi"]))
         await place(daemon, "qwen3:0.6b", node_ids=["bare"])  # who is off gets it when it is back
         assert await remove(daemon, "qwen3:0.6b") == ["bare"]
@@ -268,6 +269,11 @@ async def test_a_model_is_removed_where_it_is_and_the_wish_stands_until_it_is_go
         assert await remove(daemon, NAME, "pi") == ["pi"]
         await pi.hears(lambda _: pi.wanted(NAME) is not None and pi.wanted(NAME).absent)  # type: ignore[union-attr]
         assert tower.wanted(NAME) is None
+        await pi.tell(findings=["it is still there"])
+        await asyncio.sleep(0.3)
+        wanted = pi.wanted(NAME)
+        assert wanted is not None
+        assert wanted.absent
         await daemon.kill()
         assert daemon.query("SELECT * FROM placement") == [(NAME, "pi", "absent")]
         await daemon.start()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -17,7 +16,7 @@ from support.gates import breaks_off, names_itself, running_gate, streams
 from support.gateway import CLUSTER, Gateway, certificate, free_ports, gate_certificate, routes, running_gateway
 from support.holes import black_hole, mute
 from support.raw_http import Answer, ask, pieces, read_head, request_bytes, sent
-from support.waiting import until
+from support.waiting import can_connect, until
 
 KEY, MODEL = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "llama3.2:3b"
 HERE = {"loaded": True, "fit": 1}
@@ -55,6 +54,9 @@ async def test_a_refused_connection_costs_the_client_nothing_but_the_retry(gatew
         assert gateway.status()["nodes"]["a"]["failing"] is True
         assert gateway.status()["nodes"]["b"]["failing"] is False
         assert (await chat(gateway)).headers["x-clusterai-reason"] == "loaded"  # a was left alone
+        await until(lambda: len([line for line in gateway.log_lines() if line["path"] == "/api/chat"]) == 2)
+    first = next(line for line in gateway.log_lines() if line["path"] == "/api/chat")
+    assert (first["node"], first["reason"], first["first_byte_seconds"] >= 0) == ("b", "retried", True)
     assert len(b.arrived) == 2
 
 
@@ -98,6 +100,15 @@ async def test_three_nodes_are_tried_and_then_the_client_is_told(gateway: Gatewa
     answer = await chat(gateway)
     assert "a, b, c, d do not answer" in answer.json["error"]
     await until(lambda: all(node["in_flight"] == 0 for node in gateway.status()["nodes"].values()))
+
+
+async def test_what_is_no_http_is_refused_and_logged_like_everything_else(gateway: Gateway) -> None:
+    for nonsense in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\0" * 100 + b"\r\n\r\n"):
+        async with sent(gateway.port, nonsense) as (reader, _):
+            assert b"400" in await asyncio.wait_for(reader.readline(), 60)
+    await until(lambda: len(gateway.log_lines()) == 3)
+    assert [line["status"] for line in gateway.log_lines()] == [400, 400, 400]
+    assert "failed to run" not in gateway.errors()
 
 
 async def test_a_request_that_was_sent_is_never_sent_again(gateway: Gateway) -> None:
@@ -157,9 +168,9 @@ async def test_a_gate_with_a_wrong_certificate_gets_no_prompt(gateway: Gateway, 
     ):
         await use(gateway, {"a": a.port, "b": b.port})
         assert (await chat(gateway)).json["node"] == "b"
-        probed = a.connections
-        await until(lambda: a.connections > probed + 1 or gateway.errors().count("SSL") > 2)
-        assert gateway.status()["nodes"]["a"]["failing"] is True
+        for _ in range(5):  # whatever a probe finds meanwhile
+            await asyncio.sleep(0.5)
+            assert (await chat(gateway)).json["node"] == "b"
     assert a.arrived == []
 
 
@@ -212,7 +223,9 @@ async def test_a_killed_gateway_comes_back_with_its_table_without_the_daemon(gat
         '{"format":1}',
         json.dumps(routes({"a": 99999}, {}, generation=9)),
         json.dumps({**routes(), "nodes": {"a": {"host": "evil.example", "port": 1, "tls_name": "a", "slots": 1}}}),
-        json.dumps({**routes(), "models": {"m": 1}}),
+        json.dumps({**routes(), "models": {"m:latest": 1}}),
+        json.dumps(routes({}, {'m"': {}})),
+        json.dumps(routes({}, {"Not/Normalised": {}})),
         json.dumps({**routes(), "listing": {}}),
     ],
 )
@@ -303,11 +316,6 @@ sslVersionMin = TLSv1.2
     finally:
         process.terminate()
         await process.wait()
-
-
-def can_connect(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_a_chat_goes_through_a_real_gate(gateway: Gateway) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from clusterai.pki import serial_of
 from support.gates import load_pem
-from support.gateway import Gateway, certificate, routes, running_gateway
+from support.gateway import Gateway, certificate, free_ports, routes, running_gateway
 from support.raw_http import Answer, ask, read_head, request_bytes, sent
-from support.waiting import until
+from support.tree import ROOT
+from support.waiting import can_connect, until
 
 BOARD, KEY = (f"cak1.{letter * 8}.{letter * 26}" for letter in "ab")
 BLOB = bytes(range(256)) * 4096
@@ -243,3 +244,26 @@ async def test_a_rate_limit_holds(mirrored: Gateway, tmp_path: Path) -> None:
     begun = asyncio.get_running_loop().time()
     assert (await fetch(mirrored, f"/blobs/sha256-{HEX}")).body == BLOB
     assert asyncio.get_running_loop().time() - begun > 2
+
+
+async def test_port_80_sends_browsers_to_https_beside_another_default_site(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    shipped = (ROOT / "nginx/redirect.conf").read_text()
+    redirect = shipped.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("listen [::]:80;", "")
+    temporary = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {temporary} {redirect}"
+        f"server {{ listen 127.0.0.1:{port} default_server; location / {{ return 204; }} }} }}"
+    )
+    command = ("/usr/sbin/nginx", "-e", "stderr", "-c", str(tmp_path / "nginx.conf"))
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        await until(lambda: can_connect(port))
+        for host in ("tower", "tower.local"):
+            answer = await ask(port, "/a?b=c", headers={"Host": host})
+            assert (answer.status, answer.headers["location"]) == (301, f"https://{host}/a?b=c")
+    finally:
+        process.terminate()
+        await process.wait()

@@ -150,7 +150,7 @@ async def test_a_model_that_is_loaded_is_told_within_seconds_and_shown_once(tmp_
 
 async def test_a_model_is_fetched_from_the_registry_with_its_progress(tmp_path: Path) -> None:
     async with node(tmp_path) as here, here.keeper() as keeper:
-        here.registry.trouble.bytes_per_second = PART  # each of ten parts takes a second
+        here.registry.trouble.bytes_per_second = PART // 20  # what comes at once is two thirds of each part
         keeper.want(here.spec(wanted(digest=LLAMA.digest), wanted("small:1b")))
         await until(lambda: pull(keeper).completed_bytes)
         told = pull(keeper)

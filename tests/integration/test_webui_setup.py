@@ -1,10 +1,12 @@
 """Setting up Open WebUI: small wheels stand for its packages; pip, the daemon and its keys are real."""
 
+import asyncio
 import hashlib
 import http.server
 import json
 import re
 import stat
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -28,6 +30,7 @@ from clusteraid.webui.setup import (
 )
 from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
 from support.killable import KillableDaemon, killable_daemon
+from support.tree import ROOT, python_path
 from support.wheels import make_wheels
 
 UNIT = "open-webui.service"
@@ -187,3 +190,24 @@ def test_the_start_is_over_when_it_answers_and_fails_when_it_does_not(capsys: py
         port = server.server_port
     assert wait.main(0.2, port) == 1
     assert "does not answer" in capsys.readouterr().err
+
+
+async def run_as_nobody(*arguments: str) -> tuple[int, str]:
+    """Run `clusteraid` as a user without any rights; return its exit code and what it said."""
+    command = ("unshare", "--user", sys.executable, "-P", "-m", "clusteraid", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=python_path(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=ROOT
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, said.decode()
+
+
+async def test_the_command_says_what_it_takes() -> None:
+    code, said = await run_as_nobody("setup", "open-webui")
+    assert (code, said) == (
+        4, "clusteraid setup: installing for the whole machine takes root's rights\n  run it with sudo\n"
+    )
+    code, said = await run_as_nobody("setup", "open-webui", "--help")
+    assert code == 0
+    assert "--wheels DIR" in said
+    assert (await run_as_nobody("setup", "nonsense"))[0] == 2

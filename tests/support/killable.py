@@ -39,7 +39,8 @@ class KillableDaemon:
         self.process: asyncio.subprocess.Process | None = None
         for name in ("scheduler", "compute", "run"):
             (directory / name).mkdir()
-        self.config.write_text(self._settings() + settings)
+        elsewhere = "" if "[gateway]" in settings else f'[gateway]\ndirectory = "{directory}/gateway"\n'
+        self.config.write_text(self._settings() + elsewhere + settings)
 
     def _settings(self) -> str:
         return f"""

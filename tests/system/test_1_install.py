@@ -36,7 +36,7 @@ def test_the_gateway_runs_with_the_cluster_s_certificates(cluster: Cluster) -> N
     assert server.unit("clusterai-gateway.service", "ActiveState") == "active"
     assert server.unit("clusterai-gateway.service", "UnitFileState") == "enabled"
     server.shell(
-        f"for i in $(seq 300); do curl -fsS --cacert {directory}/cluster-ca.pem https://localhost:11434/ && exit;"
+        f"for i in $(seq 300); do curl -fsS --cacert {directory}/cluster-ca.pem https://localhost/cluster/ && exit;"
         " sleep 0.1; done; exit 1"
     )
     assert server.shell("curl -sS http://127.0.0.1:11434/api/tags").find("no-key") > 0

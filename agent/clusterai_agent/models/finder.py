@@ -11,7 +11,7 @@ from clusterai.ids import UnitName
 from clusterai.units import UnitStatus
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.types_pb2 import ServiceState
-from clusterai_agent.models.ollama_api import OllamaOdd
+from clusterai_agent.models.ollama_errors import OllamaOdd
 
 UNIT = UnitName("ollama.service")
 BINARIES = (Path("/usr/local/bin/ollama"), Path("/usr/bin/ollama"))

@@ -12,7 +12,6 @@ from clusterai.v1 import types_pb2 as types
 from clusterai.v1.types_pb2 import GateStatus
 from clusterai_agent.addresses import Address
 from clusterai_agent.certificates import gate_certificate
-from clusterai_agent.models import listening
 from clusterai_agent.models.desired import Wanted
 from clusterai_agent.models.tunnel_units import UNITS, Tunnels
 from clusterai_agent.server import Server
@@ -97,8 +96,8 @@ class Gate:
         launch = MirrorLaunch(self._mirror_port, address, certificate.file, certificate.ca, wanted.mirror_name)
         if problem := await _problem(self._run("mirror", launch)):
             return problem
-        state, reason = await self._tunnels.state("mirror")
-        if state != types.SERVICE_STATE_READY or not _listens(self._mirror_port):
+        state, reason = await self._tunnels.state("mirror", self._mirror_port)
+        if state != types.SERVICE_STATE_READY:
             return reason or "the way to the server's copies is being opened"
         return ""
 
@@ -112,12 +111,9 @@ class Gate:
     async def _gate_status(self, port: int, problem: str) -> GateStatus:
         if not port:
             return GateStatus(state=types.SERVICE_STATE_STOPPED)
-        state, reason = await self._tunnels.state("gate")
+        state, reason = await self._tunnels.state("gate", port)
         if problem:
             state, reason = types.SERVICE_STATE_FAILED, problem
-        elif state == types.SERVICE_STATE_READY and not _listens(port):
-            state = types.SERVICE_STATE_STARTING
-            reason = f"it does not listen on port {port} yet; see `journalctl -u {UNITS['gate']}`"
         return GateStatus(
             state=state, reason=reason[:500], port=port,
             certificate_not_after_unix_seconds=self._certificate.not_after,
@@ -135,12 +131,6 @@ class Gate:
 
 def _needs_mirror(wanted: Wanted) -> bool:
     return any(model.from_mirror and not model.absent for model in wanted.models)
-
-
-def _listens(port: int) -> bool:
-    """Whether somebody does; where the kernel does not tell, the unit's word counts."""
-    seen = listening.look(port)
-    return seen.listens or not seen.known
 
 
 async def _problem(work: object) -> str:

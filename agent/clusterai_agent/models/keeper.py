@@ -91,8 +91,7 @@ class ModelKeeper:
                     await self._wake.wait()
 
     async def _reconcile(self, wanted: Wanted, seen: Observation) -> None:
-        used = bool(seen.port.connections) or self._pulls.fetching is not None
-        await self._settings.settle(wanted.settings, seen.unit, used=used)
+        await self._settings.settle(wanted.settings, seen.unit, self._is_used)
         if not seen.ready:
             self._waiting = []
             return
@@ -157,6 +156,9 @@ class ModelKeeper:
 
     def _fetch_ended(self) -> None:
         self._look_soon()
+
+    def _is_used(self) -> bool:
+        return self._pulls.fetching is not None or bool(self._observer.port().connections)
 
     def _free_bytes(self) -> int:
         return self._observer.seen.disk_free_bytes

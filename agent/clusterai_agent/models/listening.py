@@ -5,7 +5,7 @@ from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
-_LIMIT = 8 << 20
+_LIMIT, _CHUNK = 8 << 20, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read(table: Path) -> str:
+    """The table's text, in small steps: one large buffer would make the allocator keep more from then on."""
+    text = b""
     try:
-        with table.open("rb") as file:
-            return file.read(_LIMIT).decode("ascii", "replace")
+        with table.open("rb", buffering=0) as file:
+            while len(text) < _LIMIT and (chunk := file.read(_CHUNK)):
+                text += chunk
     except OSError:
         return ""
+    return text.decode("ascii", "replace")

@@ -16,11 +16,12 @@ from clusterai_agent.config import OllamaSection
 from clusterai_agent.models import answers, finder, listening
 from clusterai_agent.models.finder import Found
 from clusterai_agent.models.listening import Port
-from clusterai_agent.models.ollama_api import OllamaApi, OllamaOdd
+from clusterai_agent.models.ollama_api import OllamaApi
+from clusterai_agent.models.ollama_errors import OllamaOdd
 
 log = logging.getLogger(__name__)
 
-_THOROUGH_SECONDS = 10.0
+_THOROUGH_SECONDS, _PORT_SECONDS = 10.0, 60.0
 _SHOWS_AT_ONCE = 40  # of a hundred models nobody waits for the last one's shape
 _FOUND_NOTHING = Found(types.SERVICE_STATE_UNSPECIFIED)
 
@@ -39,7 +40,7 @@ class Observation:
     models_directory: Path | None = None
     disk_free_bytes: int = 0
     can_mirror: bool = False
-    port: Port = field(default_factory=Port)
+    exposed: bool = False
     unit: UnitStatus | None = None
 
     @property
@@ -57,6 +58,7 @@ class Observer:
         self._shown: dict[bytes, OllamaModel] = {}  # capabilities and shape by digest
         self._thorough_at = 0.0
         self._asked = False
+        self._port_at, self._exposed = 0.0, False
         self.seen = Observation()
 
     @property
@@ -78,6 +80,8 @@ class Observer:
         before, asked = self.seen, self._asked
         self._asked = False
         try:
+            if not before.ready:
+                await self.api.knock()
             loaded = answers.loaded_of(await self.api.get("/api/ps"))
         except ClusterAIError as error:
             failure: ClusterAIError | None = error
@@ -98,6 +102,8 @@ class Observer:
                 failure = error
         unit = await self._unit()
         state = finder.found(unit, finder.binary(), failure, time.time())
+        if failure is not None:
+            return Observation(found=state, unit=unit)
         return Observation(found=state, unit=unit, **facts, **await asyncio.to_thread(self._around))
 
     async def _told(self) -> dict[str, Any]:
@@ -152,5 +158,16 @@ class Observer:
             "models_directory": directory,
             "disk_free_bytes": finder.free_bytes(directory),
             "can_mirror": directory is not None and finder.can_be_served(directory),
-            "port": listening.look(int(self.api.address.rpartition(":")[2])),
+            "exposed": self._is_exposed(),
         }
+
+    def _is_exposed(self) -> bool:
+        """Whether other machines can connect to it; the kernel's table is long, so it is not read every time."""
+        if time.monotonic() >= self._port_at:
+            self._exposed = self.port().exposed
+            self._port_at = time.monotonic() + _PORT_SECONDS
+        return self._exposed
+
+    def port(self) -> Port:
+        """Return who listens on its port, and how many are connected to it, now."""
+        return listening.look(int(self.api.address.rpartition(":")[2]))

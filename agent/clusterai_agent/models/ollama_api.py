@@ -1,58 +1,35 @@
-"""Ollama's HTTP API. The only module that speaks to Ollama.
-
-`http.client` in threads: Ollama answers on loopback within milliseconds, and a kit of its own would cost more memory
-than the rest of this package.
-"""
+"""Ollama's HTTP API, as methods. Answers are as they came: `answers` makes values of them."""
 
 import asyncio
-import http.client
-import json
-import socket
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clusterai import __version__
-from clusterai.errors import ClusterAIError, Status
+from clusterai_agent.models.ollama_errors import OllamaAway, OllamaRefused
+
+if TYPE_CHECKING:
+    from clusterai_agent.models.exchange import Exchange
 
 T = TypeVar("T")
-_ANSWER_LIMIT, _LINE_LIMIT, _CHUNK = 16 << 20, 1 << 16, 1 << 16
-_CALL_SECONDS = 10.0
+_KNOCK_SECONDS = 2.0
 _SILENCE_SECONDS = 1800.0  # Ollama says nothing while it computes the SHA-256 of a large file on a slow disk
-_HEADERS = {"Content-Type": "application/json", "User-Agent": f"clusterai-agent/{__version__}", "Connection": "close"}
-_FAULTS = (OSError, http.client.HTTPException, ValueError, RecursionError)
-
-
-class OllamaAway(ClusterAIError):
-    code, status = "ollama-away", Status.UNREACHABLE
-    message = "Ollama does not answer at {address}: {reason}"
-    hint = "see `systemctl status ollama` and `journalctl -u ollama`"
-
-
-class OllamaOdd(ClusterAIError):
-    code, status = "ollama-odd", Status.FAILED
-    message = "what answers at {address} does not answer as Ollama does: {reason}"
-    hint = "set `address` in the section [ollama] of agent.toml to where Ollama listens"
-
-
-class OllamaRefused(ClusterAIError):
-    """Ollama answered with an error of its own."""
-
-    code, status = "ollama-refused", Status.FAILED
-    message = "Ollama says: {reason}"
-    hint = "see `journalctl -u ollama`"
-
-    def __init__(self, reason: str, http_status: int = 0) -> None:
-        super().__init__(reason=reason[:500])
-        self.http_status = http_status
+_NOT_FOUND = 404
 
 
 class OllamaApi:
-    """The Ollama at HOST:PORT. Answers are as they came: `answers` makes values of them."""
+    """The Ollama at HOST:PORT."""
 
     def __init__(self, address: str) -> None:
         self.address = address
+
+    async def knock(self) -> None:
+        """Raise OllamaAway unless something listens there. Most machines have no Ollama, and need no HTTP for that."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            async with asyncio.timeout(_KNOCK_SECONDS):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except (OSError, TimeoutError) as error:
+            raise OllamaAway(address=self.address, reason=str(error) or "no answer") from error
+        writer.transport.abort()
 
     async def get(self, path: str) -> Any:
         """Return the answer to a question without a body: version, tags, ps. Raises like `ask`."""
@@ -71,7 +48,7 @@ class OllamaApi:
         try:
             await self.ask("DELETE", "/api/delete", {"model": model})
         except OllamaRefused as error:
-            if error.http_status != http.HTTPStatus.NOT_FOUND:  # gone already: somebody else was faster
+            if error.http_status != _NOT_FOUND:  # gone already: somebody else was faster
                 raise
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -82,7 +59,7 @@ class OllamaApi:
             OllamaRefused: it answered with an error.
             OllamaOdd: it answered with something else than JSON.
         """
-        exchange = _Exchange(self.address)
+        exchange = _exchange(self.address)
         return await _in_thread(exchange, lambda: exchange.whole(method, path, body))
 
     async def pull(self, model: str, *, insecure: bool = False) -> AsyncIterator[dict[str, Any]]:
@@ -92,7 +69,7 @@ class OllamaApi:
             OllamaRefused: it failed, with Ollama's words.
             OllamaAway, OllamaOdd: as `ask`; also when the stream ends before it said that all is there.
         """
-        exchange = _Exchange(self.address, _SILENCE_SECONDS)
+        exchange = _exchange(self.address, _SILENCE_SECONDS)
         body = {"model": model, "insecure": insecure, "stream": True}
         done = False
         try:
@@ -107,107 +84,15 @@ class OllamaApi:
             raise OllamaAway(address=self.address, reason="it broke off while it fetched a model")
 
 
-class _Exchange:
-    """One request and its answer, for one thread; `abort` may come from another."""
-
-    def __init__(self, address: str, silence_seconds: float = _CALL_SECONDS) -> None:
-        host, _, port = address.rpartition(":")
-        self._address, self._silence = address, silence_seconds
-        self._connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_CALL_SECONDS)
-        self._response: http.client.HTTPResponse | None = None
-
-    def whole(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        """Return the answer's JSON."""
-        try:
-            self.begin(method, path, body)
-            return self._translated(self._rest)
-        finally:
-            self.close()
-
-    def begin(self, method: str, path: str, body: dict[str, Any] | None) -> None:
-        """Send the request; return when a good answer begins."""
-        response = self._translated(lambda: self._sent(method, path, body))
-        if response.status >= http.HTTPStatus.BAD_REQUEST:
-            raise self._refusal(response.status)
-        if response.status != http.HTTPStatus.OK:
-            raise OllamaOdd(address=self._address, reason=f"HTTP status {response.status}")
-
-    def line(self) -> dict[str, Any] | None:
-        """Return the next object of a stream; None at its end."""
-        text = self._translated(lambda: self._open.readline(_LINE_LIMIT + 1))
-        if not text:
-            return None
-        if len(text) > _LINE_LIMIT:
-            raise OllamaOdd(address=self._address, reason=f"a line is longer than {_LINE_LIMIT} bytes")
-        step = self._translated(lambda: json.loads(text))
-        if not isinstance(step, dict):
-            raise OllamaOdd(address=self._address, reason="a line is no JSON object")
-        if "error" in step:
-            raise OllamaRefused(str(step["error"]))
-        return step
-
-    def abort(self) -> None:
-        """Break the connection: a thread that waits for it goes on at once."""
-        opened = self._connection.sock
-        if opened is not None:
-            with suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._response is not None:
-            self._response.close()
-        self._connection.close()
-
-    @property
-    def _open(self) -> http.client.HTTPResponse:
-        assert self._response is not None
-        return self._response
-
-    def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
-        data = None if body is None else json.dumps(body).encode()
-        self._connection.request(method, path, data, _HEADERS)
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(self._silence)
-        self._response = self._connection.getresponse()
-        return self._response
-
-    def _rest(self) -> Any:
-        """All that is left of the answer, within its limits of size and time."""
-        data, deadline = b"", time.monotonic() + _CALL_SECONDS
-        while chunk := self._open.read1(_CHUNK):
-            data += chunk
-            if len(data) > _ANSWER_LIMIT:
-                raise OllamaOdd(address=self._address, reason=f"its answer is longer than {_ANSWER_LIMIT} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"its answer took longer than {_CALL_SECONDS:g} s")
-        return json.loads(data) if data.strip() else None
-
-    def _refusal(self, status: int) -> OllamaRefused:
-        with suppress(ClusterAIError):
-            answer = self._translated(self._rest)
-            if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-                return OllamaRefused(answer["error"], status)
-        return OllamaRefused(f"HTTP status {status}", status)
-
-    def _translated(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except ConnectionError as error:
-            raise OllamaAway(address=self._address, reason=error.strerror or str(error)) from error
-        except TimeoutError as error:
-            raise OllamaAway(address=self._address, reason=str(error) or "no answer") from error
-        except http.client.IncompleteRead as error:
-            raise OllamaAway(address=self._address, reason="it broke off in the middle of its answer") from error
-        except OSError as error:
-            raise OllamaAway(address=self._address, reason=error.strerror or str(error)) from error
-        except _FAULTS as error:
-            raise OllamaOdd(address=self._address, reason=str(error)[:200] or type(error).__name__) from error
-
-
-async def _in_thread(exchange: _Exchange, work: Callable[[], T]) -> T:
+async def _in_thread(exchange: "Exchange", work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except asyncio.CancelledError:
         exchange.abort()
         raise
+
+
+def _exchange(address: str, silence_seconds: float = 0.0) -> "Exchange":
+    from clusterai_agent.models.exchange import Exchange  # http.client only where there is an Ollama
+
+    return Exchange(address, silence_seconds)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
@@ -26,14 +27,14 @@ class Need(Enum):
     WAIT = "wait"
 
 
-def need(unit: UnitStatus | None, written_at: float, *, used: bool, first: bool) -> Need:
+def need(unit: UnitStatus | None, written_at: float, used: Callable[[], bool], *, first: bool) -> Need:
     """Return what a written file needs: Ollama reads it when it starts, and starts anew only when nobody uses it.
 
     The first time it does not wait: it runs with another context length than the cluster, and may listen to everybody.
     """
     if unit is None or unit.active_state != "active" or unit.since_unix_seconds >= written_at:
         return Need.NOTHING
-    return Need.WAIT if used and not first else Need.RESTART
+    return Need.WAIT if not first and used() else Need.RESTART
 
 
 class SettingsFile:
@@ -56,14 +57,14 @@ class SettingsFile:
             context_length=current.context_length, parallel_count=current.parallel_count, keep_alive=current.keep_alive
         )
 
-    async def settle(self, wanted: Settings | None, unit: UnitStatus | None, *, used: bool) -> None:
+    async def settle(self, wanted: Settings | None, unit: UnitStatus | None, used: Callable[[], bool]) -> None:
         """Write what is wanted, and have Ollama take it; a failure is told and tried again."""
         self.problem = ""
         if wanted is None:
             return
         try:
             self._write(wanted)
-            match need(unit, self._written_at(), used=used, first=self._first):
+            match need(unit, self._written_at(), used, first=self._first):
                 case Need.RESTART:
                     await self._restart()
                 case Need.WAIT:

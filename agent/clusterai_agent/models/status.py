@@ -47,7 +47,7 @@ def _add_models(status: OllamaStatus, models: Iterable[OllamaModel]) -> None:
 def findings(seen: Observation, wanted: Wanted) -> list[str]:
     """Return what is not as it should be, each in a sentence for people."""
     found = []
-    if seen.port.exposed:
+    if seen.exposed:
         found.append(
             "listens on all interfaces: everybody in the network can use it without a key; "
             "our drop-in sets OLLAMA_HOST=127.0.0.1, so restart it and look who else sets it"

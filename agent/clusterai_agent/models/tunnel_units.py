@@ -10,6 +10,7 @@ from clusterai.tunnels import GateLaunch, MirrorLaunch
 from clusterai.units import Units, UnitStatus
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.types_pb2 import ServiceState
+from clusterai_agent.models import listening
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ class Tunnels:
 
     def __init__(self, directory: Path, units: Units) -> None:
         self._directory, self._units = directory, units
+        self._listening: dict[str, int] = {}  # the process that was seen to listen: the kernel's table is long
 
     def file(self, kind: str) -> Path:
         """Where the launch file of a kind lies."""
@@ -59,12 +61,20 @@ class Tunnels:
                 await self._units.stop(UNITS[kind])
                 remove(self.file(kind))
 
-    async def state(self, kind: str) -> tuple[ServiceState, str]:
-        """Return how the unit is, and why it is not as it should be."""
+    async def state(self, kind: str, port: int) -> tuple[ServiceState, str]:
+        """Return how the unit is, and why it is not as it should be; one that does not listen yet is starting."""
         try:
-            return state_of(await self._units.status(UNITS[kind]))
+            unit = await self._units.status(UNITS[kind])
         except ClusterAIError as error:
             return types.SERVICE_STATE_FAILED, str(error)
+        state, reason = state_of(unit)
+        if state == types.SERVICE_STATE_READY and self._listening.get(kind) != unit.main_process_id:
+            seen = listening.look(port)
+            if seen.known and not seen.listens:
+                reason = f"it does not listen on port {port} yet; see `journalctl -u {unit.unit}`"
+                return types.SERVICE_STATE_STARTING, reason
+            self._listening[kind] = unit.main_process_id
+        return state, reason
 
     async def _start(self, kind: str) -> bool:
         """Start the unit unless it runs; return whether that was needed."""

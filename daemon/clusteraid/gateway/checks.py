@@ -98,8 +98,9 @@ class GatewayChecks:
 
     async def _webui(self) -> CheckResult:
         unit = await self._checked.units.status(WEBUI_UNIT)
-        if not unit.installed or (unit.active_state == "inactive" and not unit.since_unix_seconds):
-            return not_applicable("Open WebUI is not set up: `sudo clusteraid setup open-webui`")
+        if not unit.installed or unit.active_state == "inactive":
+            ways = "`sudo clusteraid setup open-webui` sets it up, `sudo systemctl start open-webui` starts it"
+            return not_applicable(f"Open WebUI does not run: {ways}")
         if unit.active_state != "active":
             return failed(f"{unit.unit} is {_state(unit)}", "`sudo systemctl start open-webui`, and see its log")
         if await asyncio.to_thread(answers):

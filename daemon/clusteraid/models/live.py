@@ -145,7 +145,7 @@ class LiveModels:
         else:
             self._models[name] = model
 
-    def respec(self) -> None:
+    def _respec(self) -> None:
         """Have the nodes' specs follow what is wanted now."""
         self._told = dict(self._desired.all), self._supply
         for node in self._nodes:
@@ -167,7 +167,7 @@ class LiveModels:
                 log.warning("what nodes told of models is noted when the store can be written: %s", error)
                 asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.touch)
             if self._told != (self._desired.all, self._supply):
-                self.respec()
+                self._respec()
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _settle(self) -> None:

@@ -240,9 +240,8 @@ class Models:
             self._events.note(kind, subject, message)
 
     def _follow_wishes(self) -> None:
-        """Have the inventory and the nodes' specs follow what is wanted now."""
+        """Have the inventory follow what is wanted now, and soon the nodes' specs."""
         self._live.refresh()
-        self._live.respec()
         self._live.touch()
 
     def _info(self, name: str) -> OllamaModel | None:

@@ -62,7 +62,7 @@ class NodeServicer(NodeServiceServicer):
             issued = dask.issue(request.csr_der, node.node_id)
             return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=dask.ca_pem)
         if request.kind == CERTIFICATE_KIND_GATE:
-            issued = self._authority.issue_gate(request.csr_der, node.node_id)
+            issued = await self._renewals.renew_gate(caller, request.csr_der)
             return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=self._authority.ca_pem)
         if request.kind != CERTIFICATE_KIND_NODE:
             raise BadRequest(what="kind", reason=f"{request.kind} is no kind of certificate")

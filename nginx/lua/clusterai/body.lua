@@ -13,6 +13,7 @@ local SAMPLE = 256 -- characters: so much of a conversation's first message, and
 local SHORTEST_KEY, LONGEST_KEY, LONGEST_ESCAPED = 4, 8, 48 -- "name", "messages", "\u006d\u006f…"
 local LARGE = 4 * 1024 * 1024 -- bytes: what of that size is thrown away is collected at once
 
+local ABSENT = 0
 local NOT_JSON = "it breaks off or is no JSON"
 
 --- Return the key's text if it can be one that counts; nothing for others. An escaped key is decoded.
@@ -33,7 +34,7 @@ local function take_name(found, key, text, value, ends)
     local folded = lower(key)
     if folded ~= "model" and folded ~= "name" then
         return nil
-    elseif folded ~= key or found[key] ~= nil then
+    elseif folded ~= key or found[key] ~= ABSENT then
         return "ambiguous-model"
     end
     found[key] = byte(text, value) == QUOTE and json.text(text, value + 1, ends - 1) or false
@@ -89,8 +90,8 @@ end
 
 --- Look at a body.
 --
--- @return a table with `model`, `name` (texts, or false where they are no texts), `sample` and `sample_length`; or nothing, a
--- stable code and, for "bad-json", what is wrong.
+-- @return a table with `model`, `name` (texts, 0 where there are none, false where they are no texts), `sample` and its message's
+-- length; or nothing, a stable code and, for "bad-json", what is wrong.
 function body.inspect(text)
     local i, c = after_space(text, 1)
     if not c then
@@ -98,7 +99,7 @@ function body.inspect(text)
     elseif c ~= OPEN_OBJECT then
         return nil, "bad-json", "it is not an object"
     end
-    local found, messages = {}, nil
+    local found, messages = {model = ABSENT, name = ABSENT, sample = false, sample_length = 0}, nil
     local first, first_byte = after_space(text, i + 1)
     if first_byte == CLOSE_OBJECT then
         i, c = first, first_byte
@@ -156,14 +157,15 @@ end
 --- Return the model's name as the body writes it; nothing and a code otherwise. `model` wins over `name`, as in Ollama.
 function body.model_of(found)
     local model, name = found.model, found.name
-    if model and name and model ~= name then
+    if name == ABSENT or name == model then
+        name = model
+    elseif model ~= ABSENT and model ~= "" then
         return nil, "ambiguous-model"
     end
-    local text = model or (model == nil or model == "") and name
-    if not text or text == "" then
+    if not name or name == "" or name == ABSENT then
         return nil, "no-model"
     end
-    return text
+    return name
 end
 
 return body

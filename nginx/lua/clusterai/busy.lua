@@ -11,7 +11,7 @@ local exiting = ngx.worker.exiting
 local SHARED_SECONDS, LINGER_SECONDS = 1.5, 3600
 local SEPARATOR, LINE = "\t", "([^\t\n]+)\t([^\t\n]+)\t(%d+)\n"
 
-local own, own_pairs = {}, {} -- node -> count; node TAB model -> count
+local own, own_pairs = {}, {} -- node -> count; node -> model -> count
 local others, all_pairs = {}, {} -- of the other processes; of all of them
 
 --- Return the requests in flight on a node, of all worker processes as far as is known.
@@ -20,10 +20,13 @@ function busy.of(node)
 end
 
 local function add(node, model, change)
-    local both = node .. SEPARATOR .. model
-    local count, both_count = (own[node] or 0) + change, (own_pairs[both] or 0) + change
-    own[node] = count > 0 and count or nil
-    own_pairs[both] = both_count > 0 and both_count or nil
+    local models = own_pairs[node]
+    if not models then
+        models = {}
+        own_pairs[node] = models
+    end
+    own[node] = (own[node] or 0) + change
+    models[model] = (models[model] or 0) + change
 end
 
 --- Count a request that goes to the node.
@@ -33,8 +36,14 @@ end
 
 local function publish(seconds)
     local lines = {}
-    for both, count in pairs(own_pairs) do
-        lines[#lines + 1] = both .. SEPARATOR .. count .. "\n"
+    for node, models in pairs(own_pairs) do
+        for model, count in pairs(models) do
+            if count > 0 then
+                lines[#lines + 1] = node .. SEPARATOR .. model .. SEPARATOR .. count .. "\n"
+            else
+                models[model] = nil
+            end
+        end
     end
     if #lines == 0 then
         shared:delete(pid())

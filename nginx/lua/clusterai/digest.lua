@@ -3,14 +3,22 @@ local ffi = require "ffi"
 
 local digest = {}
 
-ffi.cdef [[ unsigned char *SHA256(const unsigned char *, size_t, unsigned char *); ]]
+-- The one-shot SHA256() of OpenSSL 3 looks its implementation up at every call; these do not.
+ffi.cdef [[
+int SHA256_Init(void *);
+int SHA256_Update(void *, const void *, size_t);
+int SHA256_Final(unsigned char *, void *);
+]]
 local C = ffi.C
 local SIZE = 32
 local out = ffi.new("unsigned char[?]", SIZE)
+local context = ffi.new("uint64_t[32]") -- SHA256_CTX is of 112 bytes
 
 --- Return the 32 bytes of the text's SHA-256.
 function digest.sha256(text)
-    C.SHA256(text, #text, out)
+    C.SHA256_Init(context)
+    C.SHA256_Update(context, text, #text)
+    C.SHA256_Final(out, context)
     return ffi.string(out, SIZE)
 end
 

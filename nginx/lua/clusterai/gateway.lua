@@ -1,4 +1,4 @@
---- A request's way through the gateway: access, balancer, header and body of the answer, and what nginx could not do.
+--- A request's way through the gateway: access, balancer, the answer's body, and what nginx could not do.
 local balancer = require "ngx.balancer"
 local state = require "clusterai.state"
 local keys = require "clusterai.keys"
@@ -66,10 +66,11 @@ end
 
 --- Return what tells this conversation from all others; nothing when it cannot be told.
 local function conversation_of(key, model, found)
-    local named = var.http_x_conversation_id or var.http_x_openwebui_chat_id
-    if named then
+    local named = var.conversation
+    if named and named ~= "" then
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
     elseif found.sample then
+        -- A checksum, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
         return key.id .. " " .. model.name .. " " .. ngx.crc32_long(found.sample) .. " " .. found.sample_length
     end
     return nil
@@ -176,19 +177,8 @@ function gateway.balance()
     if not request.node then
         enter(request, candidate)
     end
-    var.gate_name = candidate.node.tls_name
+    var.gate_name, var.node, var.reason = candidate.node.tls_name, candidate.id, request.reason
     balancer.set_current_peer(candidate.node.host, candidate.node.port)
-end
-
---- Say in the answer who gave it; note when it began.
-function gateway.header()
-    local request = requests.current()
-    if request and request.node then
-        request.first_byte = ngx.now() - ngx.req.start_time()
-        local header = ngx.header
-        header["X-ClusterAI-Node"] = request.node
-        header["X-ClusterAI-Reason"] = request.reason
-    end
 end
 
 --- Keep the last pieces of the answer: there it tells how many tokens it took.

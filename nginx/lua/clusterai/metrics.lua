@@ -4,42 +4,81 @@ local metrics = {}
 local shared = ngx.shared.metrics
 local BOUNDS = {0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800} -- seconds
 local SEPARATOR = "\t"
-local pending = {}
+local pending = {} -- model -> node -> {statuses, first_byte, total}
 
-local function add(key, amount)
-    pending[key] = (pending[key] or 0) + amount
+local function new_series()
+    return {statuses = {}, first_byte = {}, first_byte_sum = 0, total = {}, total_sum = 0}
 end
 
-local function observe(name, labels, seconds)
-    local bound = "+Inf"
+local function series_of(model, node)
+    local nodes = pending[model]
+    if not nodes then
+        nodes = {}
+        pending[model] = nodes
+    end
+    local series = nodes[node]
+    if not series then
+        series = new_series()
+        nodes[node] = series
+    end
+    return series
+end
+
+--- Return the number of the bucket that the seconds belong to; the one behind the last bound is for all above.
+local function bucket(seconds)
     for i = 1, #BOUNDS do
         if seconds <= BOUNDS[i] then
-            bound = BOUNDS[i]
-            break
+            return i
         end
     end
-    add(name .. SEPARATOR .. labels .. SEPARATOR .. bound, 1)
-    add(name .. "_sum" .. SEPARATOR .. labels, seconds)
+    return #BOUNDS + 1
 end
 
 --- Count a request that has ended. Model and node are empty for those that never got so far.
 function metrics.count(model, node, status, first_byte, total)
-    add("requests" .. SEPARATOR .. model .. SEPARATOR .. node .. SEPARATOR .. status, 1)
-    if node ~= "" then
-        local labels = model .. SEPARATOR .. node
-        observe("total", labels, total)
-        if first_byte then
-            observe("first_byte", labels, first_byte)
+    local series = series_of(model, node)
+    series.statuses[status] = (series.statuses[status] or 0) + 1
+    if node == "" then
+        return
+    end
+    local at = bucket(total)
+    series.total[at] = (series.total[at] or 0) + 1
+    series.total_sum = series.total_sum + total
+    if first_byte then
+        at = bucket(first_byte)
+        series.first_byte[at] = (series.first_byte[at] or 0) + 1
+        series.first_byte_sum = series.first_byte_sum + first_byte
+    end
+end
+
+local function add(labels, kind, name, amount)
+    shared:incr(kind .. SEPARATOR .. labels .. SEPARATOR .. name, amount, 0)
+end
+
+local function add_series(labels, series)
+    for status, count in pairs(series.statuses) do
+        add(labels, "requests", status, count)
+    end
+    for _, kind in ipairs({"first_byte", "total"}) do
+        local counted = false
+        for at, count in pairs(series[kind]) do
+            add(labels, kind, tostring(BOUNDS[at] or "+Inf"), count)
+            counted = true
+        end
+        if counted then
+            add(labels, kind .. "_sum", "", series[kind .. "_sum"])
         end
     end
 end
 
 --- Add what this process counted to the shared dict.
 function metrics.flush()
-    for key, amount in pairs(pending) do
-        shared:incr(key, amount, 0)
-        pending[key] = nil
+    for model, nodes in pairs(pending) do
+        for node, series in pairs(nodes) do
+            add_series(model .. SEPARATOR .. node, series)
+        end
     end
+    pending = {}
 end
 
 local function fields(key)
@@ -50,7 +89,7 @@ local function fields(key)
     return list
 end
 
---- Return all counters as {fields, value}, and the histograms' bounds.
+--- Return all counters as {fields, value}, and the histograms' bounds. Fields: kind, model, node, status or bound.
 function metrics.all()
     local rows = {}
     for _, key in ipairs(shared:get_keys(0)) do

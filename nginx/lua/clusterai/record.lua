@@ -9,39 +9,44 @@ local var = ngx.var
 local find, format, match = string.find, string.format, string.match
 local TAIL = 4096
 local LONGEST_PATH = 200
--- What Ollama, OpenAI and Anthropic call them, from the most special to the most general.
-local PROMPT_TOKENS = {'"prompt_eval_count":%s*(%d+)', '"prompt_tokens":%s*(%d+)', '"input_tokens":%s*(%d+)'}
-local OUTPUT_TOKENS = {'"eval_count":%s*(%d+)', '"completion_tokens":%s*(%d+)', '"output_tokens":%s*(%d+)'}
-
+local PLAIN = {} -- what needs no look: our own paths
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
+-- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
+local OLLAMA_PROMPT, OLLAMA_OUTPUT = '.*"prompt_eval_count":%s*(%d+)', '.*"eval_count":%s*(%d+)'
+local OPENAI_PROMPT, OPENAI_OUTPUT = '.*"prompt_tokens":%s*(%d+)', '.*"completion_tokens":%s*(%d+)'
+local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '.*"input_tokens":%s*(%d+)', '.*"output_tokens":%s*(%d+)'
+
+for _, path in ipairs({
+    "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
+    "/v1/embeddings", "/v1/responses", "/v1/messages", "/api/tags", "/api/ps", "/api/version", "/v1/models", "/",
+}) do
+    PLAIN[path] = '"' .. path .. '"'
+end
 
 --- Return the text in quotes, as JSON. Control characters and bytes beyond ASCII become question marks.
 local function quoted(text)
-    if find(text, '[^%w /_.:-]') then
+    local known = PLAIN[text]
+    if known then
+        return known
+    elseif find(text, "[^%w /_.:-]") then
         text = text:gsub("[^\32-\126]", "?"):gsub('["\\]', ESCAPES)
     end
     return '"' .. text .. '"'
 end
 record.quoted = quoted
 
-local function first_of(patterns, text)
-    for i = 1, #patterns do
-        local number = match(text, ".*" .. patterns[i])
-        if number then
-            return number
-        end
-    end
-    return nil
-end
-
 --- Return the tokens of prompt and answer that the end of an answer tells, as texts; nothing where it does not.
 function record.tokens(tail)
-    if not find(tail, "eval_count", 1, true) and not find(tail, "_tokens", 1, true) then
-        return nil, nil
+    if find(tail, '"eval_count"', 1, true) or find(tail, '"prompt_eval_count"', 1, true) then
+        return match(tail, OLLAMA_PROMPT), match(tail, OLLAMA_OUTPUT)
+    elseif find(tail, '_tokens"', 1, true) then
+        return match(tail, OPENAI_PROMPT) or match(tail, ANTHROPIC_PROMPT),
+            match(tail, OPENAI_OUTPUT) or match(tail, ANTHROPIC_OUTPUT)
     end
-    return first_of(PROMPT_TOKENS, tail), first_of(OUTPUT_TOKENS, tail)
+    return nil, nil
 end
 
+--- Return the end of the answer: at most 4 kB, and of a stream no more than the last three pieces.
 local function tail_of(request)
     local tail = request.last
     if not tail then
@@ -52,46 +57,60 @@ local function tail_of(request)
     return #tail > TAIL and tail:sub(-TAIL) or tail
 end
 
-local function path_of()
-    local path = var.uri
-    if find(path, "[cC][aA][kK]1%.") then
-        return "(withheld: it contains a key)"
+--- Return the seconds to the first byte of the node's answer, over all tries; nothing when there was none.
+local function first_byte_of()
+    local times = var.upstream_header_time
+    local seconds = tonumber(times)
+    if seconds or not times then
+        return seconds
     end
-    return #path > LONGEST_PATH and path:sub(1, LONGEST_PATH) or path
+    local sum = 0 -- several tries: "0.700, 0.012"
+    for time in times:gmatch("[%d.]+") do
+        sum = sum + time
+    end
+    return times:find("%d$") and sum or nil
 end
 
---- Return the fields of the line that only Lua knows, each with a comma behind it.
-local function fields(request, node)
-    local line = '"path":' .. quoted(path_of()) .. ',"key":"' .. (request.key or "") .. '",'
-    if request.model then
-        line = line .. '"model":' .. quoted(request.model.name) .. ',"node":"' .. node .. '","reason":"' .. (request.reason or "") .. '",'
+local function path_of()
+    local path = var.uri or "" -- what is no HTTP has none
+    if PLAIN[path] then
+        return PLAIN[path]
+    elseif find(path:lower(), "cak1.", 1, true) then
+        return '"(withheld: it contains a key)"'
     end
-    if request.first_byte then
-        line = line .. format('"first_byte_seconds":%.3f,', request.first_byte)
-        local prompt, output = record.tokens(tail_of(request))
-        if prompt then
-            line = line .. '"prompt_tokens":' .. prompt .. ","
-        end
-        if output then
-            line = line .. '"output_tokens":' .. output .. ","
-        end
+    return quoted(#path > LONGEST_PATH and path:sub(1, LONGEST_PATH) or path)
+end
+
+--- Return what the log says of the node's answer, a comma behind it.
+local function answer_fields(request, first_byte)
+    local prompt, output = record.tokens(tail_of(request))
+    return '"first_byte_seconds":' .. format("%.3f", first_byte) .. (prompt and ',"prompt_tokens":' .. prompt or "")
+        .. (output and ',"output_tokens":' .. output or "") .. ","
+end
+
+--- Return the fields of the line that only Lua knows, a comma behind the last.
+local function fields(request, node, first_byte)
+    local key, model = request.key or "", request.model
+    if not model then
+        return '"path":' .. path_of() .. ',"key":"' .. key .. '",'
     end
-    return line
+    return '"path":' .. path_of() .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node .. '","reason":"'
+        .. (request.reason or "") .. '",' .. (first_byte and answer_fields(request, first_byte) or "")
 end
 
 --- Write the line and the counters; let go of the node.
 function record.write()
     local request = requests.finish()
     if not request then
-        var.clusterai = '"path":' .. quoted(path_of()) .. ","
+        var.clusterai = '"path":' .. path_of() .. ","
         return
     end
-    local node = request.node or ""
+    local node, model = request.node or "", request.model
     gateway.remember(request)
     gateway.leave(request)
-    var.clusterai = fields(request, node)
-    local model = request.model and request.model.name or ""
-    metrics.count(model, node, ngx.status, request.first_byte, ngx.now() - ngx.req.start_time())
+    local first_byte = node ~= "" and first_byte_of() or nil
+    var.clusterai = fields(request, node, first_byte)
+    metrics.count(model and model.name or "", node, ngx.status, first_byte, ngx.now() - ngx.req.start_time())
 end
 
 return record

@@ -17,7 +17,11 @@ end
 
 --- Begin a new record for the current request.
 function requests.begin()
-    local request = {path = false, key = false, model = false, node = false, tries = 0}
+    local request = {
+        key = false, model = false, conversation = false, previous = false, slot = false, -- who and what
+        candidate = false, reason = false, node = false, tries = 0, tried = false, -- where
+        last = false, last_but_one = false, last_but_two = false, -- pieces of the answer
+    }
     live[address()] = request
     return request
 end

@@ -2,6 +2,7 @@
 local cjson = require "cjson"
 local json = require "clusterai.json"
 local digest = require "clusterai.digest"
+local names = require "clusterai.names"
 
 local tables = {}
 
@@ -63,6 +64,9 @@ local function candidate_of(node, copy)
 end
 
 local function model_of(name, model, nodes)
+    if names.normalised(name) ~= name then
+        refuse("%s is no normalised name of a model", name:sub(1, 80))
+    end
     local compiled = {name = name, candidates = {}, by_id = {}}
     compiled.reason = type(model.reason) == "string" and model.reason or ""
     compiled.retry_after = math.ceil(tonumber(model.retry_after_seconds) or 0)

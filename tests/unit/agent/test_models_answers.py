@@ -17,7 +17,7 @@ from clusterai_agent.models import answers, finder, listening
 from clusterai_agent.models.desired import Wanted
 from clusterai_agent.models.finder import Found
 from clusterai_agent.models.observer import Observation
-from clusterai_agent.models.ollama_api import OllamaAway, OllamaOdd
+from clusterai_agent.models.ollama_errors import OllamaAway, OllamaOdd
 from clusterai_agent.models.status import LIMIT_BYTES, findings, status_of
 
 DIGEST = "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72"
@@ -269,7 +269,7 @@ def test_the_free_disk_is_rounded_so_that_it_is_no_news_every_second() -> None:
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (replace(READY, port=listening.Port(True, True, True)), "listens on all interfaces"),
+        (replace(READY, exposed=True), "listens on all interfaces"),
         (replace(READY, elsewhere=("b:cloud", "a:cloud")), "has cloud models, which are not served: a:cloud, b:cloud"),
         (replace(READY, unusable=2), "has 2 models with a name or digest that cannot be used"),
         (replace(READY, unit=None), "is not run by ollama.service"),

@@ -143,4 +143,4 @@ RUNS = UnitStatus(UNIT, active_state="active", since_unix_seconds=1000.0)
 def test_settings_are_taken_over_when_nobody_uses_it(
     unit: UnitStatus | None, written_at: float, used: bool, first: bool, expected: Need
 ) -> None:
-    assert need(unit, written_at, used=used, first=first) is expected
+    assert need(unit, written_at, lambda: used, first=first) is expected

@@ -109,6 +109,16 @@ async def test_a_revoked_caller_gets_no_new_certificate(tmp_path: Path) -> None:
             await trust.renewals.renew(caller, new_csr(new_key()))
 
 
+async def test_the_certificate_of_a_gate_is_revoked_with_its_node(tmp_path: Path) -> None:
+    async with Trust.open(tmp_path) as trust:
+        identity = trust.authority.identity(IdentityKind.NODE, "pi4")
+        caller = Caller(Role.NODE, "10.0.0.7", identity, "1")
+        issued = await trust.renewals.renew_gate(caller, new_csr(new_key()))
+        assert not trust.revocations.is_revoked(issued.serial)
+        await trust.revocations.revoke(identity)
+        assert trust.revocations.is_revoked(issued.serial)
+
+
 async def test_the_local_socket_has_nothing_to_renew(tmp_path: Path) -> None:
     async with Trust.open(tmp_path) as trust:
         with pytest.raises(NoIdentity) as refused:

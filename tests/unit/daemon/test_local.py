@@ -62,6 +62,7 @@ def test_what_is_written_is_what_daemon_and_agent_read(tmp_path: Path) -> None:
     assert daemon.pool.python == "3.12"
     assert daemon.units.stop_on_exit
     assert not daemon.discovery.announce
+    assert daemon.gateway.directory.is_relative_to(state.directory), "never the one of a server on the same machine"
     assert daemon.pool.compute_directory == agent.state.compute_directory == state.directory / "compute"
     assert agent.server.addresses == (f"127.0.0.1:{daemon.server.port}",)
     assert agent.server.local_token_file == daemon.local_node.token_file

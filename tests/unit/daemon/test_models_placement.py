@@ -38,6 +38,10 @@ def test_without_a_wish_the_best_fitting_node_is_chosen_and_all_are_judged() -> 
     assert (found[0].needed, found[0].free, found[0].memory) == (9 * GB, 48 * GB, "gpu")
 
 
+def test_of_equal_fits_the_one_with_more_free_memory_is_chosen() -> None:
+    assert chosen(place(Wish(), NEED, (at("a", gpu=24), at("b", gpu=48)))) == ["b"]
+
+
 def test_a_node_that_has_it_comes_before_one_with_more_memory() -> None:
     assert chosen(place(Wish(), NEED, (RIG, at("tower", gpu=24, has_it=True)))) == ["tower"]
 
