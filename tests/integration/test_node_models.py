@@ -236,6 +236,14 @@ async def test_a_registry_with_another_digest_is_named(tmp_path: Path) -> None:
         assert "clusteractl model sync llama3.2:3b" in pull(keeper).hint
 
 
+async def test_a_name_that_nobody_offers_says_how_to_give_it_up(tmp_path: Path) -> None:
+    async with node(tmp_path) as here, here.keeper() as keeper:
+        keeper.want(here.spec(wanted("nosuch:1b")))
+        await until(lambda: pull(keeper, "nosuch:1b").state == types.PULL_STATE_FAILED)
+        assert "the registry has no model nosuch:1b" in pull(keeper, "nosuch:1b").reason
+        assert "clusteractl model rm nosuch:1b" in pull(keeper, "nosuch:1b").hint
+
+
 async def test_a_model_is_removed_and_a_stream_that_runs_goes_on_to_its_end(tmp_path: Path) -> None:
     async with node(tmp_path) as here, here.keeper() as keeper:
         LLAMA.install(here.ollama.settings.models)

@@ -49,7 +49,7 @@ def chat(client: Machine, *, key: str = KEY, seconds: float = 60, **body: Any) -
 
 def answered_by(said: "subprocess.CompletedProcess[str]") -> str:
     """Return the node that answered; fail when nobody did."""
-    head, _, answer = said.stdout.partition("\r\n\r\n")
+    head, _, answer = said.stdout.partition("\n\n")  # read as text: \r\n is \n
     assert status(said) == 200, said.stdout[:2000] + said.stderr
     assert json.loads(answer)["message"]["content"]
     headers = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:])

@@ -56,12 +56,12 @@ class House:
                 node.ask("DELETE", "/fake/faults")
                 node.behave(reply=reply(node.name))
 
-    def ask(self, method: str, path: str, body: object = None) -> tuple[int, str]:
-        """Ask as a program does, with the cluster's CA: status and text."""
+    def ask(self, method: str, path: str, body: object = None, *, token: str = "") -> tuple[int, str]:
+        """Ask as a program does, with the cluster's CA: status and text. `token` is a session of Open WebUI."""
         trust = ssl.create_default_context(cadata=self.gateway.authority.cert_pem.decode())
         port = self.gateway.https_port
         with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=trust)) as connection:
-            headers = {"Content-Type": "application/json"}
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
@@ -173,6 +173,14 @@ def test_the_models_of_the_cluster_can_be_chosen(ann: Browser) -> None:
     ann.shows("gemma3:4b", "#model-selector-model-button")
 
 
+def test_whoever_the_administrator_adds_has_the_models_too(house: House, ann: Browser) -> None:
+    carol = {"name": "Carol", "email": "carol@example.com", "password": "a sentence of her own", "role": "user"}
+    status, said = house.ask("POST", "/api/v1/auths/add", carol, token=ann.run("return localStorage.token"))
+    assert status == 200, said
+    listed = json.loads(house.ask("GET", "/api/models", token=json.loads(said)["token"])[1])["data"]
+    assert {model["id"] for model in listed} >= {"llama3.2:3b", "gemma3:4b"}
+
+
 async def test_an_answer_is_read_while_it_is_written_and_stopped_by_who_asked(house: House, ann: Browser) -> None:
     say(ann, "Who are you?")
     node = house.nodes[answered(ann)]
@@ -198,7 +206,7 @@ async def test_a_question_reaches_a_node_without_key_name_or_baggage(house: Hous
     chat = ann.url.rpartition("/")[2]
     asked = [seen for seen in requests if seen["headers"].get("x-openwebui-chat-id") == chat]
     assert asked, "the gateway tells conversations apart by this"
-    assert min(int(seen["headers"]["content-length"]) for seen in asked) < MOST_BYTES
+    assert max(int(seen["headers"]["content-length"]) for seen in asked) < MOST_BYTES
     assert not [secret for secret in (KEY, "ann@example.com", "Ann") if f'"{secret}"' in json.dumps(requests)]
 
 

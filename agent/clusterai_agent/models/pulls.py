@@ -15,11 +15,13 @@ from clusterai.v1.types_pb2 import PullStatus
 from clusterai_agent.models import answers
 from clusterai_agent.models.desired import WantedModel, needed_bytes, normalised_tail
 from clusterai_agent.models.ollama_api import OllamaApi
+from clusterai_agent.models.ollama_errors import OllamaRefused
 
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = (5.0, 600.0)
 _DETAIL_LIMIT = 500
+_UNKNOWN = "file does not exist"  # Ollama's words for a manifest that its source does not have
 _VERIFYING = ("verifying", "writing", "removing")
 
 
@@ -33,6 +35,12 @@ class WrongDigest(ClusterAIError):
         super().__init__(
             source=where, model=model.name, found=found.hex()[:12] or "nothing", wanted=model.digest.hex()[:12]
         )
+
+
+class NotOffered(ClusterAIError):
+    code, status = "not-offered", Status.NOT_FOUND
+    message = "{source} has no model {model}"
+    hint = "compare the name with https://ollama.com/library; `clusteractl model rm {model}` gives it up"
 
 
 class NoSpace(ClusterAIError):
@@ -124,7 +132,13 @@ class Pulls:
         api = self._api()
         mirrored = f"127.0.0.1:{self._mirror_port}/{normalised_tail(model.name)}"
         name = mirrored if model.from_mirror else model.name
-        await self._pull(api, f"http://{name}" if model.from_mirror else name, model)
+        try:
+            await self._pull(api, f"http://{name}" if model.from_mirror else name, model)
+        except OllamaRefused as error:
+            if _UNKNOWN not in str(error):
+                raise
+            source = "the server" if model.from_mirror else "the registry"
+            raise NotOffered(source=source, model=model.name) from error
         self._status = self._now(types.PULL_STATE_VERIFYING)
         tags = answers.Tags(await api.get("/api/tags"), f"127.0.0.1:{self._mirror_port}")
         digest = tags.mirrored.get(name, b"")

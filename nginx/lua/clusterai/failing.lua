@@ -41,7 +41,7 @@ local function load_certificate()
     end
 end
 
---- Tell whether the node's gate answers and is the node's: the same handshake that a request makes.
+--- Tell whether the node's gate answers a handshake. Requests check its certificate themselves; this only decides whether to try.
 local function answers(node)
     local socket = ngx.socket.tcp()
     socket:settimeout(PROBE_MILLISECONDS)
