@@ -1,6 +1,7 @@
 """What a node's agent says of its Ollama, in few words; and nodes as the models domain sees them."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from clusterai.ids import NodeId
@@ -17,7 +18,9 @@ from clusterai.v1.types_pb2 import (
     PullStatus,
 )
 from clusteraid.models.fit import Setting
+from clusteraid.models.inventory import Desires, Holdings
 from clusteraid.models.observe import Observed, Source, observe
+from clusteraid.models.ports import ClusterModel
 from clusteraid.registry import Desired, Link, NodeEntry
 
 GB = 10**9
@@ -71,3 +74,12 @@ def node(
     """A node with 24 GB on its GPU, as the models domain sees it."""
     entry = NodeEntry(NodeId(name), desired, link, link_reason="" if link is Link.UP else "its session broke off")
     return observe(Source(entry, heard, facts or machine(24 * GB), status, is_server), SETTING)
+
+
+def cluster_models(nodes: Iterable[Observed], desires: Desires) -> tuple[ClusterModel, ...]:
+    """Return all models by name, each with its copies by node."""
+    holdings = Holdings()
+    for node in nodes:
+        holdings.put(node)
+    found = (holdings.model(name, desires.get(name)) for name in sorted({*holdings.names, *desires}))
+    return tuple(model for model in found if model is not None)

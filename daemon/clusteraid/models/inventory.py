@@ -89,15 +89,6 @@ class Holdings:
 _node_id = attrgetter("node_id")
 
 
-def cluster_models(nodes: Iterable[Observed], desires: Desires) -> tuple[ClusterModel, ...]:
-    """Return all models by name, each with its copies by node."""
-    holdings = Holdings()
-    for node in nodes:
-        holdings.put(node)
-    found = (holdings.model(name, desires.get(name)) for name in sorted({*holdings.names, *desires}))
-    return tuple(model for model in found if model is not None)
-
-
 def agreed_digest(held: Collection[Held]) -> bytes:
     """Return the digest that counts when none was fixed: with the most copies, then the newest, then the largest."""
     digests = {model.digest for model in held}

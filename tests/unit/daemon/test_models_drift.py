@@ -9,10 +9,10 @@ from clusterai.v1.model_pb2 import (
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, SERVICE_STATE_FAILED, ModelShape, OllamaSettings
 from clusteraid.models.drift import Drift, find_drift
 from clusteraid.models.happenings import Happening, happenings
-from clusteraid.models.inventory import Desires, Wanted, cluster_models
+from clusteraid.models.inventory import Desires, Wanted
 from clusteraid.models.observe import Observed
 from clusteraid.registry import Link
-from support.ollama_status import digest, loaded, model, node, ollama, pull
+from support.ollama_status import cluster_models, digest, loaded, model, node, ollama, pull
 
 NAME = "llama3.2:3b"
 ONE, TWO = digest("one"), digest("two")

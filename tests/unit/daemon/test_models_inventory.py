@@ -20,11 +20,11 @@ from clusterai.v1.types_pb2 import (
     OllamaStatus,
     PullStatus,
 )
-from clusteraid.models.inventory import Holdings, Wanted, cluster_models
+from clusteraid.models.inventory import Holdings, Wanted
 from clusteraid.models.observe import Observed
 from clusteraid.models.ports import ClusterModel, Copy
 from clusteraid.registry import Desired, Link
-from support.ollama_status import GB, digest, loaded, machine, model, node, ollama, pull
+from support.ollama_status import GB, cluster_models, digest, loaded, machine, model, node, ollama, pull
 
 NAME = "llama3.2:3b"
 
