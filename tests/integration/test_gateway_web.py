@@ -48,7 +48,8 @@ async def site(port: int) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
             writer.write(await reader.readexactly(4))
         else:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsite")
+            everybody = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Credentials: true\r\n"
+            writer.write(b"HTTP/1.1 200 OK\r\n" + everybody + b"Content-Length: 4\r\nConnection: close\r\n\r\nsite")
         await writer.drain()
         writer.close()
 
@@ -81,6 +82,12 @@ async def test_open_webui_is_the_front_page(gateway: Gateway) -> None:
     assert asked[0][0] == "/some/chat?x=1"
     assert asked[0][1]["cookie"] == "token=1"
     assert asked[0][1]["x-forwarded-proto"] == "https"
+
+
+async def test_pages_of_other_sites_cannot_read_what_open_webui_answers(gateway: Gateway) -> None:
+    async with site(gateway.webui_port):
+        answer = await get(gateway, "/api/config", Origin="https://elsewhere.example")
+    assert (answer.body, [name for name in answer.headers if name.startswith("access-control")]) == (b"site", [])
 
 
 async def test_when_open_webui_is_down_its_page_says_so_and_the_rest_works(gateway: Gateway) -> None:

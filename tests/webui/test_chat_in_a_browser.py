@@ -166,6 +166,18 @@ def test_the_first_who_signs_up_is_the_administrator_and_nobody_signs_up_after(h
     assert house.ask("POST", "/api/v1/auths/signup", bob)[0] == 403
 
 
+def test_a_session_is_shown_over_tls_only(house: House, ann: Browser) -> None:
+    trust = ssl.create_default_context(cadata=house.gateway.authority.cert_pem.decode())
+    with closing(http.client.HTTPSConnection("127.0.0.1", house.gateway.https_port, context=trust)) as connection:
+        said = json.dumps({"email": "ann@example.com", "password": "a long sentence of hers"})
+        connection.request("POST", "/api/v1/auths/signin", said, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        cookies = [value.lower() for name, value in answer.getheaders() if name.lower() == "set-cookie"]
+    assert answer.status == 200
+    assert [cookie for cookie in cookies if "token=" in cookie]
+    assert not [cookie for cookie in cookies if "secure" not in cookie]
+
+
 def test_the_models_of_the_cluster_can_be_chosen(ann: Browser) -> None:
     ann.click("#model-selector-model-button")
     ann.find("[role=option][aria-label*='llama3.2:3b']")
