@@ -184,6 +184,11 @@ async def test_status_and_metrics_are_on_a_port_of_their_own(told: Gateway) -> N
     assert all(float(line.rpartition(" ")[2]) >= 0 for line in lines)
 
 
+async def test_status_and_metrics_are_not_for_a_web_page_under_another_name(told: Gateway) -> None:
+    for path in ("/status", "/metrics"):
+        assert (await ask(told.status_port, path, method="GET", headers={"Host": "elsewhere.example"})).status == 403
+
+
 async def test_the_log_is_json_whatever_was_asked(told: Gateway) -> None:
     for path in ('/"quoted"', "/%22%0a%00%ff{}", "/" + "x" * 3000, "/\\"):
         await ask(told.port, path, key=KEY)
