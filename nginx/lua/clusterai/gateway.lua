@@ -57,11 +57,11 @@ local function allowed_names(key)
 end
 
 local function unknown_model(key, text)
-    local shown = text:gsub("[^%w_./:-]", "?"):sub(1, 120)
+    local shown = text:sub(1, 120):gsub("[^%w_./:-]", "?")
     if not keys.allows(key, text) then
         return refusals.model_not_allowed(shown)
     end
-    return refusals.no_such_model(shown, names.closest(text:lower(), allowed_names(key)))
+    return refusals.no_such_model(shown, names.closest(text, allowed_names(key)))
 end
 
 --- Return what tells this conversation from all others; nothing when it cannot be told.

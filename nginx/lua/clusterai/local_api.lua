@@ -56,7 +56,8 @@ local function one_model(key, text)
     for _, known in ipairs(state.routes.names) do
         list[#list + 1] = keys.allows(key, known) and known or nil
     end
-    return nil, refusals.no_such_model(text:gsub("[^%w_./:-]", "?"):sub(1, 120), names.closest(text:lower(), list))
+    local shown = text:sub(1, 120):gsub("[^%w_./:-]", "?")
+    return nil, refusals.no_such_model(shown, names.closest(text, list))
 end
 
 local function managing(path)

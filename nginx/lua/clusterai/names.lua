@@ -99,6 +99,7 @@ end
 
 --- Return up to three of the list's names that are like the text, best first. Bounded work for any text and list.
 function names.closest(text, list)
+    text = lower(sub(text, 1, LONGEST_TEXT))
     local found = {}
     for i = 1, math.min(#list, COMPARED_NAMES) do
         local rank = ranked(text, list[i])

@@ -155,3 +155,17 @@ def test_times_of_ollama_become_unix_seconds(tmp_path: Path) -> None:
         for index, text in ipairs(given) do found[index] = unix(text) end
         return found"""
     assert run_lua(tmp_path, script, list(times)) == list(times.values())
+
+
+def test_a_name_of_megabytes_is_compared_like_one_of_characters(tmp_path: Path) -> None:
+    script = """
+        local names, list, spent = require "clusterai.names", {}, {}
+        for number = 1, 200 do list[number] = "model" .. number .. ":latest" end
+        for index, size in ipairs(given) do
+            local text, before = ("x"):rep(size), os.clock()
+            for _ = 1, 5 do names.closest(text, list) end
+            spent[index] = os.clock() - before
+        end
+        return spent"""
+    _, of_characters, of_megabytes = run_lua(tmp_path, script, [600, 600, 32 << 20])
+    assert of_megabytes < 20 * of_characters + 0.1
