@@ -12,9 +12,9 @@ local LONGEST_PATH = 200
 local PLAIN = {} -- what needs no look: our own paths
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 -- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
-local OLLAMA_PROMPT, OLLAMA_OUTPUT = '.*"prompt_eval_count":%s*(%d+)', '.*"eval_count":%s*(%d+)'
-local OPENAI_PROMPT, OPENAI_OUTPUT = '.*"prompt_tokens":%s*(%d+)', '.*"completion_tokens":%s*(%d+)'
-local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '.*"input_tokens":%s*(%d+)', '.*"output_tokens":%s*(%d+)'
+local OLLAMA_PROMPT, OLLAMA_OUTPUT = '^.*"prompt_eval_count":%s*(%d+)', '^.*"eval_count":%s*(%d+)'
+local OPENAI_PROMPT, OPENAI_OUTPUT = '^.*"prompt_tokens":%s*(%d+)', '^.*"completion_tokens":%s*(%d+)'
+local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '^.*"input_tokens":%s*(%d+)', '^.*"output_tokens":%s*(%d+)'
 
 for _, path in ipairs({
     "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",

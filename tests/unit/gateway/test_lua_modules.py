@@ -169,3 +169,21 @@ def test_a_name_of_megabytes_is_compared_like_one_of_characters(tmp_path: Path) 
         return spent"""
     _, of_characters, of_megabytes = run_lua(tmp_path, script, [600, 600, 32 << 20])
     assert of_megabytes < 20 * of_characters + 0.1
+
+
+@pytest.mark.parametrize("end", ['"prompt_eval_count":8}', '"usage":{"input_tokens":5,"output_tokens":9}}'])
+def test_an_answer_that_does_not_tell_all_tokens_costs_one_look_at_its_end(tmp_path: Path, end: str) -> None:
+    script = """
+        local record = require "clusterai.record"
+        local function least(work)
+            local best = math.huge
+            for _ = 1, 9 do
+                local before = os.clock()
+                work()
+                best = math.min(best, os.clock() - before)
+            end
+            return best
+        end
+        local one_look = least(function() return (given.tail:gsub(".", "%0")) end)
+        return least(function() return record.tokens(given.tail) end) / one_look"""
+    assert run_lua(tmp_path, script, {"tail": "0.123456," * 450 + end}) < 10
