@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clusterai.models import gate_name
@@ -86,9 +86,9 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
     `former` is the table that the gateway has. When the daemon was restarted, what it says of nodes that were not heard
     yet stays: a restart of the daemon stops no chat.
     """
-    by_id = {peer.node_id: peer for peer in peers}
+    by_id = {peer.node_id: peer for peer in _apart(peers, _part(former, "nodes"))}
     kept = _Kept(former, {peer.node_id for peer in peers if peer.unheard})
-    nodes = kept.nodes() | {peer.node_id: peer.entry() for peer in peers if peer.usable}
+    nodes = kept.nodes() | {peer.node_id: peer.entry() for peer in by_id.values() if peer.usable}
     return {
         "settings": {
             "loopback_without_key": settings.loopback_without_key,
@@ -100,6 +100,22 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
         "mirror": {"root": settings.mirror_root or (kept.mirror_root if kept.node_ids else "")},
         "revoked_serials": sorted(settings.revoked_serials),
     }
+
+
+def _apart(peers: Sequence[Peer], known: Table) -> list[Peer]:
+    """Let only one node be at each address and port, the one that was known there before: the gateway keeps connections
+    by address, so one node would get what was meant for the other.
+    """
+    taken: dict[tuple[str, int], str] = {}
+    for peer in sorted(peers, key=lambda peer: (known.get(peer.node_id) != peer.entry(), peer.node_id)):
+        if peer.usable:
+            taken.setdefault((peer.host, peer.port), peer.node_id)
+    others = [taken.get((peer.host, peer.port), "") for peer in peers]
+    return [
+        peer if not peer.usable or other == peer.node_id
+        else replace(peer, problem=f"its gate is at the address and port of {other}'s")
+        for peer, other in zip(peers, others, strict=True)
+    ]
 
 
 def _problem(node: Node) -> str:

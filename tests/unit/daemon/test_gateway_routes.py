@@ -27,6 +27,7 @@ from clusteraid.registry import Desired, Link, NodeEntry
 from support.models import copy, digest, info, model, ready_ollama
 
 NAME = "llama3.2:3b"
+ADDRESS = "192.0.2.11"
 SETTINGS = RouteSettings()
 
 
@@ -34,8 +35,13 @@ def node(name: str = "tower", *, ollama: OllamaStatus | None = None, heard: bool
     values = {"link": Link.UP, "epoch": 1, **entry}
     return Node(
         NodeEntry(NodeId(name), **values), 0.0, NodeFacts(), 0.0, since=0.0, heard_at=0.0, heard_once=heard,
-        status=NodeStatus(ollama=ollama or ready_ollama()), address="192.0.2.11",
+        status=NodeStatus(ollama=ollama or ready_ollama()), address=ADDRESS if name == "tower" else _address(name),
     )
+
+
+def _address(name: str) -> str:
+    """An address of its own for each name of two letters at most."""
+    return f"198.51.100.{sum(name.encode()) % 250}"
 
 
 def peer(node_: Node, *, own: bool = False) -> Peer:
@@ -71,6 +77,19 @@ def test_one_odd_address_never_makes_the_whole_table_unreadable(address: str, ho
     nodes = table([], [peer(odd), peer(node())])["nodes"]
     assert nodes.get("odd", {}).get("host") == host
     assert "tower" in nodes
+
+
+def test_of_two_nodes_at_one_address_and_port_the_one_that_was_there_stays() -> None:
+    nodes = [node("ann"), node("bob"), node("ann", ollama=ready_ollama(11444))]
+    for one in nodes:
+        one.address = ADDRESS
+    ann, bob, elsewhere = map(peer, nodes)
+    assert list(table([], [ann, bob])["nodes"]) == ["ann"]
+    former = table([], [bob])
+    made = table([model(NAME, copy("ann"))], [ann, bob], former)
+    assert list(made["nodes"]) == ["bob"]
+    assert made["models"][NAME]["reason"] == "ann: its gate is at the address and port of bob's"
+    assert list(table([], [elsewhere, bob], former)["nodes"]) == ["ann", "bob"]
 
 
 def test_what_a_node_does_not_tell_is_as_configured_and_what_it_tells_is_bounded() -> None:
