@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lab.commands import PATH, CommandFailed, finished, run
 from lab.network import GATEWAY, Network
 from lab.processes import Process
 
-_BOOT_SECONDS, _STOP_SECONDS = 60.0, 10.0
+_BOOT_SECONDS, _STOP_SECONDS = 180.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,10 @@ class Machine:
         """Connect it again."""
         self._network.set_link(self.name, "up")
 
+    def doorway(self, port: int) -> AbstractContextManager[int]:
+        """Return a context whose value is a port of this test's own loopback interface; it leads to the machine's."""
+        return self._network.doorway(f"{self.address}:{port}")
+
     def run(self, command: Sequence[str], *, seconds: float = 60, stdin: str | bytes = b"", check: bool = True) -> str:
         """Run the command inside, as root; return what it wrote to standard output, raise CommandFailed."""
         return run(self._inside(*command), seconds=seconds, stdin=stdin, check=check)
@@ -172,14 +177,19 @@ class Machine:
         file.write_text(text)
 
     def copy_in(self, source: Path, path: str) -> None:
-        """Copy a file or a tree into the machine."""
+        """Copy a file or a tree to the path inside; a tree that is there is added to."""
         target = self._place.root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        run(["cp", "-a", "--no-preserve=ownership", source, target])
+        run(["cp", "-aT", "--no-preserve=ownership", source, target], seconds=300)
 
     def unit(self, unit: str, name: str) -> str:
         """Return a property of a unit, such as ActiveState or MainPID."""
         return self.run(["systemctl", "show", "--value", f"--property={name}", unit]).strip()
+
+    def exposure(self, unit: str, *options: str) -> float:
+        """Return how exposed systemd-analyze finds a unit, or a unit's file: 0 is not at all, 10 is fully."""
+        said = self.run(["systemd-analyze", "security", "--no-pager", *options, unit])
+        return float(said.rpartition("exposure level for")[2].split(":")[1].split()[0])
 
     def main_process(self, unit: str) -> int:
         """Return the id, inside, of the unit's main process; 0 without one."""

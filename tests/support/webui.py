@@ -16,9 +16,12 @@ _UNIT = ROOT / "systemd/open-webui.service"
 _START_SECONDS = 240.0
 
 
-def webui_environment() -> Path:
-    """Return the directory of a finished environment; the first call builds it: minutes, 1.6 GB."""
-    minor = next((minor for minor in MINORS if minor in available_minors()), MINORS[0])
+def webui_environment(minor: str = "") -> Path:
+    """Return the directory of a finished environment; the first call builds it: minutes, 1.6 GB.
+
+    `minor`: of its Python; otherwise the best that this machine has.
+    """
+    minor = minor or next((minor for minor in MINORS if minor in available_minors()), MINORS[0])
     return asyncio.run(environment("open-webui", shipped_lock(), require_python(minor), minor, TELL_VERSIONS))
 
 

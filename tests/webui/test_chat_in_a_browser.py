@@ -14,21 +14,22 @@ import pytest
 from clusterai.pki import CertificateAuthority
 from fakes.registry import make_model
 from support.chat_node import ChatNode, chat_nodes
-from support.chromium import ENTER, Browser, chromium
+from support.chromium import Browser, chromium
 from support.gateway import CLUSTER, Gateway, routes, running_gateway
 from support.waiting import until
 from support.webui import OpenWebui, webui_environment
+from support.webui_page import ANSWER, answer_ended, last_answer_has, new_chat, say, sign_up
 
 pytestmark = pytest.mark.timeout(3600)  # the first run on a machine installs Open WebUI
 
 KEY = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa"
+MODEL = "llama3.2:3b"
 MODELS = (
-    make_model("llama3.2:3b"),
+    make_model(MODEL),
     make_model("gemma3:4b", seed=2, architecture="gemma3"),
     make_model("nomic-embed-text", seed=3, embeds=True),
 )
 MOST_BYTES = 4000  # of a request with a question of a few words
-ANSWER = ".chat-assistant"
 
 
 def reply(node: str) -> str:
@@ -116,33 +117,15 @@ def signed_up(built: House, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A browser in which Ann, the first who came, has signed up."""
     certificate = (built.gateway.state / "web.pem").read_bytes()
     with chromium(tmp_path_factory.mktemp("ann"), certificate) as browser:
-        browser.open(built.url)
-        browser.click("button[aria-label='Get started']")
-        browser.type("#name", "Ann")
-        browser.type("#email", "ann@example.com")
-        browser.type("#password", "a long sentence of hers")
-        browser.click("button[type=submit]")
-        browser.click("button[aria-label=Close]")  # what is new in this release
+        sign_up(browser, built.url, name="Ann", email="ann@example.com")
         yield browser
 
 
 @pytest.fixture
 def ann(house: House, signed_up: Browser) -> Browser:
     """Ann's window, at a new chat."""
-    new_chat(house, signed_up)
+    new_chat(signed_up, house.url, MODEL)
     return signed_up
-
-
-def new_chat(house: House, browser: Browser) -> None:
-    """Begin a chat with a model."""
-    browser.open(f"{house.url}?models=llama3.2:3b")
-    browser.shows("llama3.2:3b", "#model-selector-model-button")
-    browser.find("#chat-input")
-
-
-def say(browser: Browser, text: str) -> None:
-    """Type a message and send it."""
-    browser.type("#chat-input", text + ENTER)
 
 
 def answering(browser: Browser) -> str:
@@ -153,8 +136,8 @@ def answering(browser: Browser) -> str:
 
 def answered(browser: Browser) -> str:
     """Wait until the last answer is whole and a new question can be asked; return which node gave it."""
-    browser.until(f"return [...document.querySelectorAll('{ANSWER}')].at(-1)?.innerText.includes(' was spoken.')")
-    browser.until("return !document.querySelector('button[aria-label=Stop]')")
+    last_answer_has(browser, " was spoken.")
+    answer_ended(browser)
     return answering(browser)
 
 
@@ -203,11 +186,11 @@ async def test_an_answer_is_read_while_it_is_written_and_stopped_by_who_asked(ho
     script = f"return document.querySelectorAll('{ANSWER}').length === 2"
     ann.until(script)
     assert answering(ann) == node.name, "a conversation stays where it began"
-    ann.until(f"return [...document.querySelectorAll('{ANSWER}')].at(-1).innerText.includes('word by')")
+    last_answer_has(ann, "word by")
     assert not node.ask("GET", "/fake/state")["aborts"]
     ann.click("button[aria-label=Stop]")
     await until(lambda: node.ask("GET", "/fake/state")["aborts"])
-    ann.until("return !document.querySelector('button[aria-label=Stop]')")
+    answer_ended(ann)
 
 
 async def test_a_question_reaches_a_node_without_key_name_or_baggage(house: House, ann: Browser) -> None:
@@ -255,10 +238,10 @@ def test_a_node_that_dies_in_mid_answer_leaves_a_page_that_works_and_the_next_ch
     say(ann, "Tell me a story.")
     dead = answering(ann)
     house.nodes[dead].kill()
-    ann.until("return !document.querySelector('button[aria-label=Stop]')")
+    answer_ended(ann)
     (other,) = (node for node in house.nodes.values() if node.runs)
     other.behave(token_seconds=0.0)
-    new_chat(house, ann)
+    new_chat(ann, house.url, MODEL)
     say(ann, "Tell me another one.")
     assert answered(ann) == other.name
 
