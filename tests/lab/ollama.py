@@ -35,7 +35,8 @@ def archive(directory: Path) -> tuple[Path, str]:
 
 
 def serve_registry(machine: Machine, models: dict[str, int]) -> None:
-    """Run the registry's double there, with models of so many bytes, as a unit `lab-registry`."""
+    """Run the registry's double there, with models of so many bytes, as a unit `lab-registry`, instead of an older."""
+    machine.run(["systemctl", "stop", "lab-registry"], check=False)
     machine.copy_in(_FAKES, "/srv/doubles/fakes")
     pairs = [f"{name}={size}" for name, size in models.items()]
     unit = ["systemd-run", "--quiet", "--unit=lab-registry", "--setenv=PYTHONPATH=/srv/doubles"]
