@@ -60,6 +60,19 @@ def _write_synced(descriptor: int, data: bytes, mode: int, owner: tuple[int, int
         os.fsync(descriptor)
 
 
+def point_link(link: Path, target: str | Path) -> None:
+    """Make the symbolic link lead to the target, at once: there is never none. Raise CannotWrite."""
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+        sync_directory(link.parent)
+    except OSError as error:
+        raise CannotWrite(link, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """Bring the directory's entries to disk: a rename is durable only then."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

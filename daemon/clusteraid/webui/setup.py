@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -26,7 +25,7 @@ from clusterai.environment import (
     require_python,
 )
 from clusterai.errors import ClusterAIError, Status
-from clusterai.files import CannotWrite
+from clusterai.files import point_link
 from clusterai.rpc import from_rpc_error, local_channel
 from clusterai.units import UnitFailed, Units
 from clusterai.v1.key_pb2 import CreateKeyRequest, ListKeysRequest
@@ -116,7 +115,7 @@ async def set_up(options: SetupOptions, units: Units, progress: Progress) -> str
     if settings.key != former.key:
         settings.hand_over(options.data, gateway)
     before = _target(options.link)
-    _point(options.link, built.directory)
+    point_link(options.link, built.directory)
     progress(1.0, "starting it")
     try:
         await units.restart(WEBUI_UNIT)
@@ -162,7 +161,7 @@ async def _with_key(options: SetupOptions, settings: WebuiSettings) -> WebuiSett
 async def _go_back(options: SetupOptions, units: Units, before: Path | None, error: UnitFailed) -> None:
     kept = ""
     if before is not None and before.is_dir() and before != _target(options.link):
-        _point(options.link, before)
+        point_link(options.link, before)
         with contextlib.suppress(ClusterAIError):  # it is said that the new one does not start; doctor sees the rest
             await units.restart(WEBUI_UNIT)
         kept = "; the version of before is in use again"
@@ -171,15 +170,3 @@ async def _go_back(options: SetupOptions, units: Units, before: Path | None, err
 
 def _target(link: Path) -> Path | None:
     return link.resolve() if link.is_symlink() else None
-
-
-def _point(link: Path, directory: Path) -> None:
-    """Make the link lead to the directory, at once: there is never none."""
-    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.symlink_to(directory)
-        temporary.replace(link)
-    except OSError as error:
-        raise CannotWrite(link, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

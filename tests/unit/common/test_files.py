@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterai.files import BadFile, CannotWrite, load_json, read_limited, remove, write_atomic
+from clusterai.files import BadFile, CannotWrite, load_json, point_link, read_limited, remove, write_atomic
 
 
 def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path) -> None:
@@ -33,6 +33,20 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     write_atomic(tmp_path / "file", b"new")
     assert (tmp_path / "other").read_text() == "other"
     assert not (tmp_path / "file").is_symlink()
+
+
+def test_a_link_leads_to_another_target_at_once_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    for target in ("one", "two"):
+        point_link(link, target)
+        assert link.readlink() == Path(target)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["current"]
+    (tmp_path / "full").mkdir()
+    with pytest.raises(CannotWrite):
+        point_link(tmp_path / "full", "one")
+    with pytest.raises(CannotWrite):
+        point_link(tmp_path / "none/current", "one")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current", "full"]
 
 
 def test_whoever_owns_the_directory_cannot_turn_a_write_elsewhere(
