@@ -23,6 +23,10 @@ def main() -> int:
         from clusteraid import setup
 
         return setup.main(sys.argv[2:])
+    if sys.argv[1:2] == ["repo"]:
+        from clusteraid.repository import command
+
+        return command.main(sys.argv[2:])
     arguments = _parse()
     if arguments.check_config:
         return run_program(lambda: _check(arguments.config), PROGRAM)
@@ -36,7 +40,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         PROGRAM, description="The daemon of a Cluster AI server.",
         epilog="`clusteraid local` starts a whole cluster of this one machine, `clusteraid setup open-webui` adds chat "
-        "in the browser to a server; see their --help.",
+        "in the browser to a server, `clusteraid repo` publishes packages for the nodes; see their --help.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"configuration [{DEFAULT_FILE}, if it exists]")
     parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")

@@ -193,6 +193,19 @@ class GatewayConfig(Section):
 
 
 @dataclass(frozen=True)
+class RepositoryConfig(Section):
+    """`[repository]`: the packages that nodes get from here. The gateway serves what lies in its `current`."""
+
+    directory: Path = Path("/var/lib/clusterai-repo")
+    keep_versions: int = 3  # of each package; older ones are withdrawn when a new one is added
+
+    def validate(self) -> None:
+        """Refuse to keep nothing."""
+        if not 1 <= self.keep_versions <= 100:
+            self.reject("keep_versions", self.keep_versions, "must be 1 to 100")
+
+
+@dataclass(frozen=True)
 class ModelsConfig(Section):
     """`[models]`: what every Ollama of the cluster is started with, and the administrator's own catalogue entries."""
 
@@ -231,6 +244,7 @@ class DaemonConfig:
     certificates: CertificateConfig = field(default_factory=CertificateConfig)
     drain: DrainConfig = field(default_factory=DrainConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

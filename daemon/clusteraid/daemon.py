@@ -52,6 +52,7 @@ from clusteraid.plan import pool_plan
 from clusteraid.pools import Pool
 from clusteraid.reload import Reloader
 from clusteraid.removal import Removal
+from clusteraid.repository.published import Published
 from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
@@ -153,6 +154,7 @@ class Daemon:
             )
         )
         await self.gateway.load()
+        self.repository = Published(self.config, self.reach.hosts, lambda: self.gateway.installed)
         self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
@@ -256,7 +258,10 @@ class Daemon:
             (add_KeyServiceServicer_to_server, KeyServicer(self.gateway.keys, self.gateway.urls)),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
             (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
-            (add_TokenServiceServicer_to_server, TokenServicer(entrance.tokens, self.reach.enrollment)),
+            (
+                add_TokenServiceServicer_to_server,
+                TokenServicer(entrance.tokens, self.reach.enrollment, self.repository.setup),
+            ),
             (
                 add_OperatorServiceServicer_to_server,
                 OperatorServicer(entrance.operators, entrance.renewals, authority.ca_pem),
@@ -270,7 +275,7 @@ class Daemon:
                 self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
                 self.pool, self.plan, self.problems, self.announcer.check,
             ),
-            self.gateway.checks(),
+            self.gateway.checks() | self.repository.checks(),
         )
 
     def _scheduler_address(self) -> str:

@@ -16,6 +16,7 @@ MAY_START_PROGRAMS = (
     "common/clusterai/journal.py",
     "common/clusterai/keytool.py",
     "daemon/clusteraid/local*.py",
+    "daemon/clusteraid/repository/tools.py",
     "daemon/clusteractl/environment*.py",
     "agent/clusterai_agent/discovery.py",
     "agent/clusterai_agent/ollama_release.py",

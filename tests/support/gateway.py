@@ -105,6 +105,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self.port, self.tls_port, self.https_port, self.mirror_port, self.status_port = self.ports[:5]
         self.webui_port, self.dashboard_port = self.ports[5:]  # nobody listens there until a test does
+        self.repository = self.directory / "repo"  # there is none until a test makes it
         self.state, self.listens = self.directory / "state", self.directory / "listen"
         self.log, self.access_log = self.directory / "error.log", self.directory / "access.log"
         for path in (self.state, self.listens, self.directory / "run", self.directory / "cache"):
@@ -141,6 +142,7 @@ class Gateway:
             "/usr/share/clusterai/gateway": ROOT / "nginx",
             "/etc/clusterai/gateway": self.listens,
             "/var/lib/clusterai-gateway": self.state,
+            "/var/lib/clusterai-repo": self.repository,
             "/run/clusterai-gateway": self.directory / "run",
             "/var/cache/clusterai-gateway": self.directory / "cache",
             "syslog:server=unix:/dev/log,tag=clusterai_gateway,nohostname": self.access_log,

@@ -128,7 +128,7 @@ class Trust:
                 self.enrollment, self.approvals, self.authority.ca_pem, lambda: [self.address]
             )
             add_EnrollmentServiceServicer_to_server(servicer, open_server)
-            add_TokenServiceServicer_to_server(TokenServicer(self.tokens, lambda: ["t:1"]), closed_server)
+            add_TokenServiceServicer_to_server(TokenServicer(self.tokens, lambda: ["t:1"], lambda: None), closed_server)
             operators = OperatorServicer(self.operators, self.renewals, self.authority.ca_pem)
             add_OperatorServiceServicer_to_server(operators, closed_server)
             await asyncio.gather(open_server.start(), closed_server.start())

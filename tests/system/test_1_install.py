@@ -8,6 +8,7 @@ NODES = ("alpha", "beta", "gamma")
 SCORES = {
     "clusterai-gateway.service": ("server", 3.5),
     "open-webui.service": ("server", 1.5),
+    "clusterai-repository.service": ("server", 2.0),
     "clusteraid.service": ("server", 2.0),
     "clusterai-scheduler@main.service": ("server", 3.5),
     "clusterai-agent.service": ("alpha", 2.0),
@@ -102,6 +103,7 @@ def test_the_shell_completes_clusteractl(cluster: Cluster, path: str) -> None:
         ("/var/lib/clusterai-gateway/gateway.pem", "clusterai:clusterai-gateway", "640"),
         ("/var/lib/clusterai-gateway/keys.json", "clusterai:clusterai-gateway", "640"),
         ("/var/lib/clusterai-gateway/routes.json", "clusterai:clusterai-gateway", "640"),
+        ("/var/lib/clusterai-repo", "clusterai:clusterai-gateway", "2750"),
         ("/var/lib/open-webui", "root:open-webui", "2750"),
         ("/var/lib/open-webui/data", "open-webui:open-webui", "700"),
         ("/run/clusterai", "clusterai:clusterai", "750"),

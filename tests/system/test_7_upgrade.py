@@ -11,7 +11,9 @@ NEXT = "0.1.0+next1"
 
 @pytest.fixture(scope="module")
 def _next_version(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For gamma in the server's own repository, where it gets all of ours from; for the others in the lab's."""
     repository.publish(repository.build(tmp_path_factory.mktemp("next"), version=NEXT), cluster.lab.repository)
+    cluster.server.shell(f"clusteraid repo add /srv/repository/*_{NEXT}_*.deb", seconds=120)
 
 
 def version(cluster: Cluster, name: str, package: str) -> str:

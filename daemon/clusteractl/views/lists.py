@@ -1,5 +1,6 @@
 """Tokens, operators, units, events and log lines as a person sees them."""
 
+import re
 from collections.abc import Sequence
 
 from clusteractl.output import Block
@@ -12,6 +13,7 @@ from clusterai.v1.types_pb2 import LogLine
 from clusterai.v1.unit_pb2 import Unit
 
 ENROLLMENT_PORT = "7444"
+_SETUP_URL, _SHA256 = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?/repo/setup\.sh"), re.compile(r"[0-9a-f]{64}")
 _PRIORITY_STATES = {0: "failed", 1: "failed", 2: "failed", 3: "failed", 4: "warning"}
 
 
@@ -44,9 +46,21 @@ def token_commands(reply: CreateTokenResponse) -> list[str]:
     server, bound = _server(reply.server_addresses), reply.details.bound_name
     if reply.details.role == ROLE_NODE:
         join = f"sudo clusterai-agent join --server {server}"
-        return ["sudo apt install ./clusterai-agent_*.deb ./python3-clusterai_*.deb", join]
+        return [_setup_line(reply) or "sudo apt install ./clusterai-agent_*.deb ./python3-clusterai_*.deb", join]
     login = f"clusteractl login --server {server}" + ("" if bound else " --name NAME")
     return ["sudo apt install ./clusteractl_*.deb ./python3-clusterai_*.deb", login]
+
+
+def _setup_line(reply: CreateTokenResponse) -> str:
+    """Return the line that sets up the server's package repository; empty when it has none.
+
+    The new machine cannot check the server's certificate yet (-k), so the line carries what the script has to hash to.
+    """
+    if not (_SETUP_URL.fullmatch(reply.setup_url) and _SHA256.fullmatch(reply.setup_sha256)):
+        return ""
+    check = f'echo "{reply.setup_sha256}  $f" | sha256sum -c --quiet -'
+    repository = reply.setup_url.rpartition("/")[0]
+    return f'f=$(mktemp) && curl -fsSk {reply.setup_url} -o "$f" && {check} && sudo sh "$f" {repository}'
 
 
 def operator_list(operators: Sequence[Operator], now: float) -> list[Block]:

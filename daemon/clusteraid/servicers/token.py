@@ -9,6 +9,7 @@ from clusterai.v1.token_pb2_grpc import TokenServiceServicer
 from clusteraid.access import CURRENT_CALLER
 from clusteraid.join_tokens import JoinTokens, TokenRequest
 from clusteraid.ports import Role, TokenRecord
+from clusteraid.repository.published import SetupScript
 
 _ROLES: dict[int, Role] = {
     pb.ROLE_NODE: Role.NODE,
@@ -20,10 +21,13 @@ _ON_THE_WIRE = {role: number for number, role in _ROLES.items()}
 
 
 class TokenServicer(TokenServiceServicer):
-    """`enrollment_addresses` returns the host:port of the enrolment port, to print with a new token."""
+    """With a new token come the host:port of the enrolment port, and where a new machine gets its packages."""
 
-    def __init__(self, tokens: JoinTokens, enrollment_addresses: Callable[[], Sequence[str]]) -> None:
-        self._tokens, self._enrollment_addresses = tokens, enrollment_addresses
+    def __init__(
+        self, tokens: JoinTokens, enrollment_addresses: Callable[[], Sequence[str]],
+        setup: Callable[[], SetupScript | None],
+    ) -> None:  # fmt: skip
+        self._tokens, self._enrollment_addresses, self._setup = tokens, enrollment_addresses, setup
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         role = role_from_wire(request.role or pb.ROLE_NODE)
@@ -32,7 +36,10 @@ class TokenServicer(TokenServiceServicer):
             TokenRequest(role, request.bound_name, request.ttl_seconds, request.use_limit, created_by)
         )
         addresses = self._enrollment_addresses()
-        return pb.CreateTokenResponse(token=str(token), details=_to_wire(record), server_addresses=addresses)
+        reply = pb.CreateTokenResponse(token=str(token), details=_to_wire(record), server_addresses=addresses)
+        if setup := self._setup():
+            reply.setup_url, reply.setup_sha256 = setup.url, setup.sha256
+        return reply
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:
         return pb.ListTokensResponse(tokens=[_to_wire(record) for record in await self._tokens.list()])

@@ -87,7 +87,7 @@ def documented(row: str) -> list[str]:
     """The keys in the row of a table: words in backquotes, without what stands in brackets."""
     match = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", PAGE, re.MULTILINE)
     assert match, row
-    return re.findall(r"`([a-z_]+)`", re.sub(r"\([^)]*\)", "", match[1]))
+    return re.findall(r"`([a-z0-9_]+)`", re.sub(r"\([^)]*\)", "", match[1]))
 
 
 @pytest.mark.parametrize("row", MESSAGES)

@@ -197,6 +197,29 @@ def test_a_new_node_token_comes_with_the_commands_for_the_node() -> None:
     )
 
 
+def test_a_server_with_packages_gives_the_line_that_pins_its_script() -> None:
+    details = Token(role=ROLE_NODE, use_limit=1, expires_unix_seconds=samples.NOW + 900)
+    reply = CreateTokenResponse(
+        token="cai1", details=details, server_addresses=["192.0.2.10:7444"],
+        setup_url="https://192.0.2.10/repo/setup.sh", setup_sha256="ab" * 32,
+    )
+    fetch, digest = 'f=$(mktemp) && curl -fsSk https://192.0.2.10/repo/setup.sh -o "$f"', "ab" * 32
+    check, run = f'echo "{digest}  $f" | sha256sum -c --quiet -', 'sudo sh "$f" https://192.0.2.10/repo'
+    assert lists.token_commands(reply) == [
+        f"{fetch} && {check} && {run}", "sudo clusterai-agent join --server 192.0.2.10",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("url", "sha256"),
+    [("https://a;reboot/repo/setup.sh", "ab" * 32), ("http://a/repo/setup.sh", "ab" * 32),
+     ("https://a/repo/setup.sh", 'x" | sh'), ("https://a/repo/setup.sh", "")],
+)  # fmt: skip
+def test_what_is_no_address_and_hash_never_stands_in_a_line_for_a_shell(url: str, sha256: str) -> None:
+    reply = CreateTokenResponse(details=Token(role=ROLE_NODE), setup_url=url, setup_sha256=sha256)
+    assert lists.token_commands(reply)[0] == "sudo apt install ./clusterai-agent_*.deb ./python3-clusterai_*.deb"
+
+
 def test_a_new_operator_token_comes_with_the_commands_for_the_person() -> None:
     details = Token(role=ROLE_OPERATOR, use_limit=3, expires_unix_seconds=samples.NOW + 7 * 86400)
     reply = CreateTokenResponse(token="cai1", details=details, server_addresses=["tower.lan:7555"])
