@@ -210,7 +210,7 @@ def _cpu_hot(turn: _Round) -> _Because | None:
 
 def _too_warm(code: str, what: str, celsius: float | None, resume: float) -> _Because:
     now = "was too warm, and shows no temperature now" if celsius is None else f"is at {celsius:.0f} °C"
-    return _Because(code, f"{what} {now}; works from {resume:.0f} °C down")
+    return _Because(code, f"{what} {now}; works from {resume:g} °C down")
 
 
 def _metered(turn: _Round) -> _Because | None:
@@ -263,7 +263,7 @@ def _clock(at: float, readings: Readings) -> str:
     second = _second_of_day(at, readings)
     shown = f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
     days = (at + readings.utc_offset_seconds) // _DAY - (readings.at + readings.utc_offset_seconds) // _DAY
-    return f"{shown} in {days:.0f} days" if days > 1 else f"{shown} tomorrow" if days == 1 else shown
+    return f"{shown} in {days:g} days" if days > 1 else f"{shown} tomorrow" if days == 1 else shown
 
 
 def _second_of_day(at: float, readings: Readings) -> int:
