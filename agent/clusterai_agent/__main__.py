@@ -17,6 +17,7 @@ examples:
   sudo clusterai-agent join --server tower.lan --token-file token.txt
   ssh tower sudo clusteractl token create | sudo clusterai-agent join --token-file -
   clusterai-agent status                           how this node is
+  sudo clusterai-agent pause 2h                    rest for two hours; `resume` ends that
   sudo clusterai-agent setup ollama --from ollama-linux-amd64.tgz --sha256 HASH
 """
 
@@ -37,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     facts = commands.add_parser("facts", help="what this machine is, and what its collectors read now")
     for command in (status, facts):
         command.add_argument("--json", action="store_true", help="print JSON")
+    pause = commands.add_parser("pause", help="let this machine rest: its work leaves first (as root)")
+    pause.add_argument("how_long", metavar="TIME|until-charged", help="90m, 2h, 3d, or until-charged")
+    commands.add_parser("resume", help="end the pause (as root)")
     _add_setup(commands)
     return top
 
@@ -94,6 +98,14 @@ def _command(given: argparse.Namespace) -> "Coroutine[Any, Any, int | None]":
             from clusterai_agent.setup_ollama import setup_ollama
 
             return setup_ollama(given.source, given.sha256)
+        case "pause":
+            from clusterai_agent.policy.pause import pause
+
+            return pause(config, given.how_long)
+        case "resume":
+            from clusterai_agent.policy.pause import resume
+
+            return resume(config)
         case "status":
             from clusterai_agent.show import show_status
 

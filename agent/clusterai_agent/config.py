@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clusterai.config import Section, decode, read_toml
 from clusterai.logs import LEVELS
+from clusterai.policy import MachineClass
 from clusterai_agent.addresses import Address, is_loopback
 
 DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
@@ -127,6 +128,13 @@ class OllamaSection(Section):
 
 
 @dataclass(frozen=True)
+class PolicySection:
+    """What class of machine this is, where it is not the one that the machine shows."""
+
+    machine_class: MachineClass | None = None
+
+
+@dataclass(frozen=True)
 class LogSection(Section):
     """How much the agent logs."""
 
@@ -148,6 +156,7 @@ class AgentConfig:
     worker: WorkerSection = field(default_factory=WorkerSection)
     environment: EnvironmentSection = field(default_factory=EnvironmentSection)
     ollama: OllamaSection = field(default_factory=OllamaSection)
+    policy: PolicySection = field(default_factory=PolicySection)
     log: LogSection = field(default_factory=LogSection)
 
 

@@ -35,6 +35,8 @@ class Home:
         self.certificate = directory / "node.pem"
         self.ca = directory / "cluster-ca.pem"
         self.state = directory / "state.json"
+        self.policy = directory / "policy.json"  # the cluster's settings for work and rest, and what was decided last
+        self.pause = directory / "pause.json"  # the owner's word, whatever the cluster
 
     @property
     def joined(self) -> bool:
@@ -75,7 +77,7 @@ class Home:
 
     def forget(self) -> None:
         """Remove the identity; the certificate goes first."""
-        for path in (self.certificate, self.ca, self.state):
+        for path in (self.certificate, self.ca, self.state, self.policy):
             remove(path)
 
     def identity_mark(self) -> tuple[int, int]:

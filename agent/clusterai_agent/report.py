@@ -12,7 +12,15 @@ from clusterai.errors import ClusterAIError
 from clusterai.files import load_json, write_atomic
 from clusterai.program import Notifier
 from clusterai.v1.node_pb2 import NodeStatus
-from clusterai.v1.types_pb2 import EnvironmentState, OllamaStatus, PullState, ServiceState, WorkerState
+from clusterai.v1.types_pb2 import (
+    EnvironmentState,
+    OllamaStatus,
+    PolicyState,
+    PolicyStatus,
+    PullState,
+    ServiceState,
+    WorkerState,
+)
 from clusterai_agent.config import StateSection
 
 log = logging.getLogger(__name__)
@@ -107,7 +115,17 @@ def described(status: NodeStatus) -> dict[str, Any]:
             }
             for worker in status.workers
         ],
+        "policy": _policy(status.policy),
         "ollama": _ollama(status.ollama) if status.HasField("ollama") else {},
+    }
+
+
+def _policy(status: PolicyStatus) -> dict[str, Any]:
+    return {
+        "state": PolicyState.Name(status.state).removeprefix("POLICY_STATE_").lower(),
+        "reason_code": status.reason_code,
+        "reason": status.reason,
+        "since_unix_seconds": status.since_unix_seconds,
     }
 
 
@@ -145,6 +163,8 @@ def status_line(facts: Mapping[str, Any]) -> str:
     since = time.strftime("%F %T", time.localtime(float(facts.get("since", 0) or 0)))
     workers = facts.get("workers", [])
     match facts.get("state"):
+        case "connected" if (policy := facts.get("policy", {})).get("state") == "resting":
+            return f"resting: {policy.get('reason', '')}; {_work(facts, workers)}; server {facts.get('server', '')}"
         case "connected":
             return f"ready: {_work(facts, workers)}; server {facts.get('server', '')}"
         case "unreachable":

@@ -15,6 +15,7 @@ from typing import Any
 
 from clusterai.errors import ClusterAIError
 from clusterai.files import read_limited
+from clusterai.policy_wire import class_to_wire
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.pythons import available_minors
 from clusterai.tokens import JoinToken
@@ -31,6 +32,9 @@ from clusterai_agent.home import Home, Membership
 from clusterai_agent.logstreams import LogStreams
 from clusterai_agent.models.keeper import ModelKeeper
 from clusterai_agent.nvml import Nvml
+from clusterai_agent.policy.keeper import PolicyKeeper
+from clusterai_agent.policy.machine import machine_class
+from clusterai_agent.policy.readings import Reader
 from clusterai_agent.renewal import Renewer
 from clusterai_agent.report import Report
 from clusterai_agent.sampling import Sampler
@@ -166,6 +170,9 @@ class Service:
         limits = _limits(config, machine.facts)
         self._supervisor = Supervisor(config, limits, machine.units, self._server, self._observed)
         self._models = ModelKeeper(config, machine.units, self._server, self._observed)
+        machine_kind = machine_class(config, has_battery=machine.facts.has_battery)
+        machine.facts.machine_class = class_to_wire(machine_kind)
+        self._policy = PolicyKeeper(home, machine_kind, Reader())
         whereabouts = Whereabouts(config.server.addresses, browse if config.server.discover else None)
         reports = Reports(self._hello, self._sampler.sample, self._status)
         logs = LogStreams(units_config(config))
@@ -178,11 +185,14 @@ class Service:
         self._report.identity(self._membership.node_id, self._membership.cluster_id, expires)
         await self._supervisor.reconcile()  # so that the hello tells of workers and models that are here already
         await self._models.look()
+        await self._policy.look()
+        self._report.node_status(self._status())
         async with _background() as start:
             connected = start(self._connection.run(), "connection")
             replaced = start(self._identity_replaced(), "identity")
             start(self._supervisor.run(), "supervisor")
             start(self._models.run(), "models")
+            start(self._policy.run(self._observed), "policy")
             start(self._renewer.run(), "renewal")
             start(self._sampler.read_slow_ones(), "slow collectors")
             await asyncio.wait((connected, replaced), return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +212,7 @@ class Service:
         """Hand the desired state to those who make it so."""
         self._supervisor.want(spec)
         self._models.want(spec)
+        self._policy.want(spec)
 
     def renewal_asked(self) -> None:
         """Renew now."""
@@ -216,6 +227,7 @@ class Service:
         status.CopyFrom(self._supervisor.status)
         if (ollama := self._models.status) is not None:
             status.ollama.CopyFrom(ollama)
+        status.policy.CopyFrom(self._policy.status)
         return status
 
     def _observed(self) -> None:

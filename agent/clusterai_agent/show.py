@@ -85,10 +85,19 @@ def _status_lines(facts: Mapping[str, Any]) -> list[str]:
     if environment.get("state", "unspecified") != "unspecified":
         lines.append(f"environment {environment['hash']}: {environment['state']}{_because(environment)}")
     lines += [f"worker {worker['name']}: {worker['state']}{_because(worker)}" for worker in facts.get("workers", [])]
+    lines += _policy_lines(facts.get("policy", {}))
     lines += _ollama_lines(facts.get("ollama", {}))
     if expires := facts.get("certificate_expires_unix_seconds"):
         lines.append(f"certificate valid until {time.strftime('%F %T', time.localtime(expires))}")
     return lines
+
+
+def _policy_lines(policy: Mapping[str, Any]) -> list[str]:
+    """Whether it works, where that is not all there is to say."""
+    if not policy.get("reason"):
+        return []
+    since = time.strftime("%F %T", time.localtime(policy.get("since_unix_seconds", 0)))
+    return [f"policy: {policy.get('state')} since {since} ({policy['reason']})"]
 
 
 def _ollama_lines(ollama: Mapping[str, Any]) -> list[str]:

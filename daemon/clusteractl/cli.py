@@ -18,6 +18,7 @@ clusteractl logs -f --node pi4
 _COMMANDS = {
     "status": "clusteractl.commands.status:status",
     "node": "clusteractl.commands.node:node",
+    "policy": "clusteractl.commands.policy:policy",
     "token": "clusteractl.commands.token:token",
     "unit": "clusteractl.commands.unit:unit",
     "worker": "clusteractl.commands.worker:worker",

@@ -111,3 +111,15 @@ class NoAuthority(ClusterAIError):
     code, status = "no-authority", Status.FAILED
     message = "the server does not tell its certificate authority"
     hint = "it is older than this command: compare with `clusteractl version`"
+
+
+class WhosePolicy(ClusterAIError):
+    code, status = "whose-policy", Status.USAGE
+    message = "a policy is of one node or of one class"
+    hint = "give a node's name, or --class laptop, and not both"
+
+
+class NothingToSet(ClusterAIError):
+    code, status = "nothing-to-set", Status.USAGE
+    message = "nothing is to be set"
+    hint = "give KEY=VALUE, or --reset; `clusteractl policy show` lists the keys"

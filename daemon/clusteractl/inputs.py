@@ -1,4 +1,4 @@
-"""Values on the command line: spans of time, rates, names of models, tokens, names of units."""
+"""Values on the command line: spans of time, rates, names of models, settings, tokens, names of units."""
 
 import re
 import sys
@@ -71,7 +71,20 @@ class NodeType(click.ParamType):
         return parse_node_id(str(value))
 
 
-SPAN, RATE, MODEL, NODE = SpanType(), RateType(), ModelType(), NodeType()
+class AssignmentType(click.ParamType):
+    """A setting as `KEY=VALUE`."""
+
+    name = "assignment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return key and value."""
+        key, equals, text = str(value).partition("=")
+        if not equals or not key.strip():
+            self.fail(f"{str(value)[:40]!r} is no KEY=VALUE; write quiet_hours=22:00-07:00", param, ctx)
+        return key.strip(), text.strip()
+
+
+SPAN, RATE, MODEL, NODE, ASSIGNMENT = SpanType(), RateType(), ModelType(), NodeType(), AssignmentType()
 
 
 def read_token(path: str | None, *, asks: bool) -> JoinToken:

@@ -38,6 +38,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     **_service("ModelService", ListModels=_VIEW, ListCatalog=_VIEW, RecommendModels=_VIEW, ExplainRoute=_VIEW),
     **_service("ModelService", PullModel=_OPERATE, PlaceModel=_OPERATE, RemoveModel=_OPERATE, SyncModels=_OPERATE),
     **_service("KeyService", CreateKey=_ADMINISTER, ListKeys=_ADMINISTER, RevokeKey=_ADMINISTER),
+    **_service("PolicyService", ShowPolicy=_VIEW, SetPolicy=_OPERATE),
     **_service("OperatorService", ListOperators=_ADMINISTER, RevokeOperator=_ADMINISTER, RenewOperator=_VIEW),
 }
 

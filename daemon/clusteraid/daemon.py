@@ -25,6 +25,7 @@ from clusterai.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from clusterai.v1.node_admin_pb2_grpc import add_NodeAdminServiceServicer_to_server
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from clusterai.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
+from clusterai.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from clusterai.v1.token_pb2_grpc import add_TokenServiceServicer_to_server
 from clusterai.v1.unit_pb2_grpc import add_UnitServiceServicer_to_server
 from clusterai.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -34,6 +35,7 @@ from clusteraid.authority import Authority
 from clusteraid.checks import CheckedParts, Checks
 from clusteraid.config import DaemonConfig, load_config
 from clusteraid.drain import Drains
+from clusteraid.emptying import Emptying
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
 from clusteraid.gateway.gateway import Gateway, GatewayParts
@@ -49,10 +51,12 @@ from clusteraid.models.models import Models
 from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
+from clusteraid.policies import Policies
 from clusteraid.pools import Pool
 from clusteraid.reload import Reloader
 from clusteraid.removal import Removal
 from clusteraid.repository.published import Published
+from clusteraid.resting import Rests
 from clusteraid.servicers.cluster import ClusterServicer
 from clusteraid.servicers.enrollment import EnrollmentServicer
 from clusteraid.servicers.event import EventServicer
@@ -62,6 +66,7 @@ from clusteraid.servicers.model import ModelServicer
 from clusteraid.servicers.node import NodeServicer
 from clusteraid.servicers.node_admin import NodeAdminServicer
 from clusteraid.servicers.operator import OperatorServicer
+from clusteraid.servicers.policy import PolicyServicer
 from clusteraid.servicers.token import TokenServicer
 from clusteraid.servicers.unit import UnitServicer
 from clusteraid.servicers.worker import WorkerServicer
@@ -72,6 +77,7 @@ from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_models import ModelStore
 from clusteraid.store_nodes import NodeStore
+from clusteraid.store_policies import PolicyStore
 from clusteraid.views import Views
 
 log = logging.getLogger(__name__)
@@ -145,6 +151,8 @@ class Daemon:
         )
         self.holds = Holds(self.nodes, self.pool)
         self.views = Views(self.nodes, self.pool, self.plan.environment)
+        self.policies = Policies(PolicyStore(self.store), self.nodes, self.events)
+        await self.policies.load()
         await self.nodes.load()
         await self._load_models()
         self.gateway = Gateway(
@@ -175,6 +183,7 @@ class Daemon:
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start the background work, open the doors, and run until asked to stop."""
         self.drains = Drains(self.nodes, self.node_store, self.pool, self.events, tasks)
+        Rests(self.nodes, Emptying(self.nodes, self.pool), self.events, tasks, self.policies.drain_seconds)
         self.announcer = Announcer(self.problems)
         self._start_background(tasks)
         server = self.config.server
@@ -256,6 +265,7 @@ class Daemon:
             (add_EventServiceServicer_to_server, EventServicer(self.events)),
             (add_WorkerServiceServicer_to_server, worker),
             (add_KeyServiceServicer_to_server, KeyServicer(self.gateway.keys, self.gateway.urls)),
+            (add_PolicyServiceServicer_to_server, PolicyServicer(self.policies)),
             (add_UnitServiceServicer_to_server, UnitServicer(self.units)),
             (add_ModelServiceServicer_to_server, ModelServicer(self.models)),
             (

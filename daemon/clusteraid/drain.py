@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
-from clusteraid.dask_control import SchedulerAway, SchedulerRefused
+from clusteraid.emptying import DrainRefused, Emptying, NowhereToMove, Progress
 from clusteraid.nodes import Node, Nodes
-from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort
 from clusteraid.ports import EventLog
 from clusteraid.registry import Desired, DrainAsked, DrainDone, DrainEnded
@@ -18,20 +17,7 @@ from clusteraid.store import StoreUnavailable
 from clusteraid.store_nodes import NodeStore
 
 log = logging.getLogger(__name__)
-_RETRY_SECONDS = 0.5
-_RETIRE_AGAIN_SECONDS = 5.0
-
-
-class NowhereToMove(ClusterAIError):
-    code, status = "nowhere-to-move", Status.FAILED
-    message = "{node_id} holds results or running tasks, and no other worker could take them; it stays in the pool"
-    hint = "bring another node up (`clusteractl node list`), or let the computation finish, then drain again"
-
-
-class DrainRefused(ClusterAIError):
-    code, status = "drain-refused", Status.FAILED
-    message = "{node_id} cannot be drained and stays in the pool: {why}"
-    hint = "bring another node up (`clusteractl node list`), or let the computation finish, then drain again"
+_WRITE_AGAIN_SECONDS = 5.0
 
 
 class DrainTimedOut(ClusterAIError):
@@ -52,22 +38,12 @@ class NotDraining(ClusterAIError):
     hint = "`clusteractl node list` shows the state of every node"
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a drain is."""
-
-    running: int = 0
-    moved: int = 0
-    total: int = 0
-    message: str = ""
-
-
 @dataclass(eq=False)
 class Drain:
     """A drain that goes on, and its newest progress."""
 
     node: Node
-    progress: Progress = Progress(message="waiting for the pool")
+    progress: Progress = field(default_factory=lambda: Progress(message="waiting for the pool"))
     outcome: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
@@ -85,7 +61,8 @@ class Drains:
     def __init__(
         self, nodes: Nodes, store: NodeStore, pool: PoolPort, events: EventLog, tasks: asyncio.TaskGroup
     ) -> None:
-        self._nodes, self._store, self._pool, self._events, self._tasks = nodes, store, pool, events, tasks
+        self._nodes, self._store, self._events, self._tasks = nodes, store, events, tasks
+        self._emptying = Emptying(nodes, pool)
         self._going: dict[NodeId, Drain] = {}
 
     def resume(self) -> None:
@@ -145,7 +122,7 @@ class Drains:
         node = drain.node
         try:
             async with asyncio.timeout(max(node.drain_deadline - time.time(), 0)):
-                await self._empty(drain)
+                await self._emptying.empty(node, drain.report)
         except TimeoutError:
             what = drain.progress.message
             await self._failed(drain, DrainTimedOut(node_id=node.node_id, what=what))
@@ -156,33 +133,6 @@ class Drains:
             self._nodes.apply(node, DrainDone())
             self._going.pop(node.node_id, None)
             _settle(drain, None)
-
-    async def _empty(self, drain: Drain) -> None:
-        """Move everything away from the node's workers until the scheduler knows none of them any more."""
-        await self._pool.settled()
-        while names := self._workers_of(drain.node):
-            self._check_room(drain.node)
-            try:
-                await self._pool.retire(names, _reporter(drain))
-            except SchedulerRefused as error:
-                raise DrainRefused(node_id=drain.node.node_id, why=error) from error
-            except SchedulerAway as error:
-                drain.report(Progress(message=str(error)))
-                log.warning("draining %s: %s; it is tried again", drain.node.node_id, error)
-                await asyncio.sleep(_RETIRE_AGAIN_SECONDS)
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    def _workers_of(self, node: Node) -> list[str]:
-        return [name for name in self._pool.workers if owner_of(name) == node.node_id]
-
-    def _check_room(self, node: Node) -> None:
-        """Raise NowhereToMove when what the node's workers hold could go nowhere."""
-        workers = self._pool.workers
-        mine = set(self._workers_of(node))
-        working = {other.node_id for other in self._nodes if other.entry.is_counted_on}
-        room = any(owner_of(name) in working for name in workers if name not in mine)
-        if not room and any(workers[name].processing or workers[name].nbytes for name in mine):
-            raise NowhereToMove(node_id=node.node_id)
 
     async def _failed(self, drain: Drain, error: ClusterAIError) -> None:
         node = drain.node
@@ -199,16 +149,9 @@ class Drains:
                 await self._store.set_desired(node.node_id, desired.value)
             except StoreUnavailable as error:
                 log.warning("the drain of %s ends when the store can be written: %s", node.node_id, error)
-                await asyncio.sleep(_RETIRE_AGAIN_SECONDS)
+                await asyncio.sleep(_WRITE_AGAIN_SECONDS)
             else:
                 return
-
-
-def _reporter(drain: Drain) -> Callable[[int, int, int], None]:
-    def report(running: int, moved: int, total: int) -> None:
-        drain.report(Progress(running, moved, total, f"{running} tasks running, {moved} of {total} results moved"))
-
-    return report
 
 
 def _settle(drain: Drain, error: ClusterAIError | None) -> None:

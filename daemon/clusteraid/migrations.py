@@ -82,4 +82,14 @@ MIGRATIONS: tuple[str, ...] = (
         revoked INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE policy (
+        node_id TEXT NOT NULL,                    -- empty: for all nodes of the class
+        machine_class TEXT NOT NULL,              -- empty: for the node, whatever its class
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,                      -- as people write it: "true", "80", "22:00-07:00"
+        PRIMARY KEY (node_id, machine_class, key),
+        CHECK ((node_id = '') <> (machine_class = ''))
+    ) WITHOUT ROWID;
+    """,
 )

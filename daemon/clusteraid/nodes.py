@@ -10,17 +10,18 @@ from typing import Protocol
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
-from clusterai.v1.types_pb2 import NodeFacts, OllamaSpec, Sample
-from clusteraid.planner import judge, plan_workers
+from clusterai.v1.types_pb2 import POLICY_STATE_RESTING, NodeFacts, OllamaSpec, PolicySettings, Sample
+from clusteraid.planner import judge, plan_workers, still_running
 from clusteraid.pool_port import PoolPlan
 from clusteraid.ports import Enrolment, EventLog, Role
-from clusteraid.registry import Desired, Event, Judged, Link, NodeEntry, State, next_entry
+from clusteraid.registry import Desired, Event, Judged, Link, NodeEntry, PolicySaid, Rest, State, next_entry
 from clusteraid.store import StoreUnavailable
 from clusteraid.store_nodes import NodeRecord, NodeStore
 
 log = logging.getLogger(__name__)
 _ERA_BITS = 24
 _SAVE_FACTS_SECONDS = 5.0
+_REASON_LIMIT = 300
 
 
 class NoSuchNode(ClusterAIError):
@@ -86,6 +87,7 @@ class Nodes:
         self._listeners: list[Callable[[Node], None]] = []
         self._report_listeners: list[Callable[[Node], None]] = []
         self._plan_models: Callable[[Node], OllamaSpec | None] = lambda _: None
+        self._plan_policy: Callable[[Node], PolicySettings | None] = lambda _: None
         self._unsaved_facts: dict[NodeId, bytes] = {}
 
     def __iter__(self) -> Iterator[Node]:
@@ -117,6 +119,10 @@ class Nodes:
     def plan_models(self, planned: Callable[[Node], OllamaSpec | None]) -> None:
         """Have this say what a node's Ollama shall have; None leaves its models alone."""
         self._plan_models = planned
+
+    def plan_policy(self, planned: Callable[[Node], PolicySettings | None]) -> None:
+        """Have this say when a node works and when it rests; None leaves it to the node."""
+        self._plan_policy = planned
 
     def has(self, node: Node) -> bool:
         """Whether the node is in the cluster still."""
@@ -160,7 +166,7 @@ class Nodes:
             node.since = time.time()
             sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
             self._events.note(f"node-{after.state.value}", node.node_id, sentence)
-        if (after.desired, after.misfit) != (before.desired, before.misfit):  # a node that comes or goes runs the same
+        if _wanted(after) != _wanted(before):  # a node that comes or goes runs the same
             self.update_spec(node)
         self._changed(node)
 
@@ -177,6 +183,7 @@ class Nodes:
         node.status, node.wire = status, None
         for listener in self._report_listeners:
             listener(node)
+        self.apply(node, _said(status))
         self.judge(node)
 
     def judge(self, node: Node) -> None:
@@ -226,10 +233,16 @@ class Nodes:
             spec.reason = f"incompatible: {entry.misfit.reason}"
         elif entry.desired is Desired.DRAINED:
             spec.reason = "drained"
+        elif entry.rest is Rest.DONE:
+            spec.reason = "resting"
         if entry.misfit is None:
             spec.pool.CopyFrom(self._pool_spec())  # type: ignore[arg-type]
         if entry.may_run_workers:
-            spec.workers.extend(plan_workers(node.node_id, node.facts))
+            workers = plan_workers(node.node_id, node.facts)
+            spec.workers.extend(workers if entry.rest is Rest.NONE else still_running(workers, node.status.workers))
+        policy = self._plan_policy(node)
+        if policy is not None:
+            spec.policy.CopyFrom(policy)
         models = self._plan_models(node)
         if models is not None:
             spec.ollama.CopyFrom(models)
@@ -249,3 +262,15 @@ class Nodes:
     def _changed(self, node: Node) -> None:
         for listener in self._listeners:
             listener(node)
+
+
+def _wanted(entry: NodeEntry) -> tuple[object, ...]:
+    """What of an entry the node's spec follows."""
+    return entry.desired, entry.misfit, entry.rest
+
+
+def _said(status: NodeStatus) -> PolicySaid:
+    """What the node's own policy says; one that knows no policy works."""
+    policy = status.policy
+    reason = "".join(letter if letter.isprintable() else " " for letter in policy.reason[:_REASON_LIMIT])
+    return PolicySaid(policy.state == POLICY_STATE_RESTING, reason)

@@ -1,14 +1,17 @@
 """Which workers a node shall run, and whether it fits the pool: pure functions on facts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from clusterai.v1.types_pb2 import (
     ENVIRONMENT_STATE_INCOMPATIBLE,
     ENVIRONMENT_STATE_READY,
+    WORKER_STATE_RUNNING,
+    WORKER_STATE_STARTING,
     EnvironmentSpec,
     EnvironmentStatus,
     NodeFacts,
     WorkerSpec,
+    WorkerStatus,
 )
 from clusteraid.registry import Misfit
 
@@ -64,6 +67,12 @@ def plan_workers(node_id: str, facts: NodeFacts) -> tuple[WorkerSpec, ...]:
         return _gpu_workers(node_id, facts)
     count = min(max(limits.worker_count, 1), _MOST_WORKERS)
     return tuple(_worker(node_id, index, count, facts) for index in range(count))
+
+
+def still_running(workers: Iterable[WorkerSpec], reported: Iterable[WorkerStatus]) -> tuple[WorkerSpec, ...]:
+    """Return those of the workers that run: where a node goes to rest none is started, whoever was restarted."""
+    running = {one.worker_name for one in reported if one.state in (WORKER_STATE_RUNNING, WORKER_STATE_STARTING)}
+    return tuple(worker for worker in workers if worker.worker_name in running)
 
 
 def _gpu_workers(node_id: str, facts: NodeFacts) -> tuple[WorkerSpec, ...]:

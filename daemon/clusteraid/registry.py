@@ -28,6 +28,14 @@ class Desired(Enum):
     DRAINED = "drained"
 
 
+class Rest(Enum):
+    """What the node's own policy says, and how far its rest is."""
+
+    NONE = "none"
+    DRAINING = "draining"  # its tasks and results leave
+    DONE = "done"
+
+
 class State(Enum):
     """What people see; the values are stable names."""
 
@@ -63,6 +71,8 @@ class NodeEntry:
     epoch: int = 0
     misfit: Misfit | None = None
     link_reason: str = "not heard yet since the server started"
+    rest: Rest = Rest.NONE
+    rest_reason: str = ""
 
     @cached_property
     def state(self) -> State:
@@ -73,7 +83,9 @@ class NodeEntry:
             return State.SUSPECT
         if self.desired is not Desired.ACTIVE:
             return State(self.desired.value)
-        return State.READY if self.misfit is None else State.INCOMPATIBLE
+        if self.misfit is not None:
+            return State.INCOMPATIBLE
+        return State.READY if self.rest is Rest.NONE else State.RESTING
 
     @property
     def may_work(self) -> bool:
@@ -87,18 +99,21 @@ class NodeEntry:
         A restart of the daemon must not stop the pool while nodes come back, within their grace time.
         """
         unheard = self.link is Link.BROKEN and self.epoch == 0
-        return self.may_work or (unheard and self.desired is Desired.ACTIVE and self.misfit is None)
+        willing = self.desired is Desired.ACTIVE and self.misfit is None and self.rest is Rest.NONE
+        return self.may_work or (unheard and willing)
 
     @property
     def may_run_workers(self) -> bool:
         """Whether its workers may run at all: while draining they still give away their results."""
-        return self.misfit is None and self.desired is not Desired.DRAINED
+        return self.misfit is None and self.desired is not Desired.DRAINED and self.rest is not Rest.DONE
 
     @property
     def reason(self) -> str:
         """Why it is in this state, when that is not obvious."""
         if self.link is not Link.UP:
             return self.link_reason
+        if self.state is State.RESTING:
+            return self.rest_reason
         return self.misfit.reason if self.state is State.INCOMPATIBLE and self.misfit else ""
 
     @property
@@ -143,7 +158,7 @@ class DrainAsked:
 
 @dataclass(frozen=True)
 class DrainDone:
-    """Nothing is left on it."""
+    """Nothing is left on it, or its time to go to rest is over."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +173,16 @@ class Judged:
     misfit: Misfit | None
 
 
-Event = SessionOpened | SessionBroken | Heard | Silent | DrainAsked | DrainDone | DrainEnded | Judged
+@dataclass(frozen=True)
+class PolicySaid:
+    """The node's own policy was heard: whether it rests, and why."""
+
+    rests: bool
+    reason: str = ""
+
+
+_OfSession = SessionOpened | SessionBroken | Heard | Silent
+Event = _OfSession | DrainAsked | DrainDone | DrainEnded | Judged | PolicySaid
 
 
 def next_entry(entry: NodeEntry, event: Event) -> NodeEntry:
@@ -197,7 +221,10 @@ def _drain_asked(entry: NodeEntry, _: DrainAsked) -> NodeEntry:
 
 
 def _drain_done(entry: NodeEntry, _: DrainDone) -> NodeEntry:
-    return replace(entry, desired=Desired.DRAINED) if entry.desired is Desired.DRAINING else entry
+    if entry.desired is Desired.DRAINING:
+        return replace(entry, desired=Desired.DRAINED)
+    resting = entry.desired is Desired.ACTIVE and entry.rest is Rest.DRAINING
+    return replace(entry, rest=Rest.DONE) if resting else entry
 
 
 def _drain_ended(entry: NodeEntry, _: DrainEnded) -> NodeEntry:
@@ -206,6 +233,14 @@ def _drain_ended(entry: NodeEntry, _: DrainEnded) -> NodeEntry:
 
 def _judged(entry: NodeEntry, event: Judged) -> NodeEntry:
     return entry if entry.misfit == event.misfit else replace(entry, misfit=event.misfit)
+
+
+def _policy_said(entry: NodeEntry, event: PolicySaid) -> NodeEntry:
+    rest = Rest.NONE if not event.rests else Rest.DRAINING if entry.rest is Rest.NONE else entry.rest
+    reason = event.reason if event.rests else ""
+    if (rest, reason) == (entry.rest, entry.rest_reason):
+        return entry
+    return replace(entry, rest=rest, rest_reason=reason)
 
 
 _TRANSITIONS: dict[type, Callable[..., NodeEntry]] = {
@@ -217,4 +252,5 @@ _TRANSITIONS: dict[type, Callable[..., NodeEntry]] = {
     DrainDone: _drain_done,
     DrainEnded: _drain_ended,
     Judged: _judged,
+    PolicySaid: _policy_said,
 }

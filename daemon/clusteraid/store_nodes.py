@@ -73,6 +73,7 @@ class NodeStore:
         def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE certificate SET revoked = 1 WHERE identity = ?", (identity,))
             db.execute("DELETE FROM node WHERE node_id = ?", (node_id,))
+            db.execute("DELETE FROM policy WHERE node_id = ?", (node_id,))
 
         await self._store.write(work)
 

@@ -214,10 +214,14 @@ async def test_leaving_forgets_the_identity(tmp_path: Path) -> None:
     async with cluster(tmp_path) as trust:
         config, token = agent_toml(tmp_path), await token_file(tmp_path, trust, bound_name="pi4")
         await said(config, "join", "--server", trust.enrollment_address, "--token-file", str(token))
+        home = Home(tmp_path / "agent")
+        home.policy.write_text("{}")
+        home.pause.write_text('{"until_charged": true}')
         code, output, _ = await said(config, "leave", "--yes")
         assert code == 0
         assert "clusteractl node remove pi4" in output
-        assert not Home(tmp_path / "agent").joined
+        assert not home.joined
+        assert (home.policy.exists(), home.pause.exists()) == (False, True), "the owner's word is not the cluster's"
         code, _, errors = await said(config, "leave", "--yes")
         assert (code, "has not joined" in errors) == (1, True)
 

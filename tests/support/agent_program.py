@@ -31,16 +31,18 @@ def command(config: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "clusterai_agent", "--config", str(config), *arguments]
 
 
-def variables() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("common", "agent"))}
+def variables(modules: Path | None = None) -> dict[str, str]:
+    """Return the program's environment; `modules` is a directory with more of Python's modules."""
+    parts = [*([modules] if modules else []), ROOT / "common", ROOT / "agent"]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, parts))}
 
 
 @asynccontextmanager
-async def agent(config: Path) -> AsyncIterator[AgentProgram]:
+async def agent(config: Path, modules: Path | None = None) -> AsyncIterator[AgentProgram]:
     """Run the agent; stop it at the end of the block unless it is gone."""
     log = config.with_name("agent.log")
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*command(config, "run"), env=variables(), stderr=output)
+        process = await asyncio.create_subprocess_exec(*command(config, "run"), env=variables(modules), stderr=output)
     try:
         yield AgentProgram(process, log)
     finally:
@@ -50,11 +52,11 @@ async def agent(config: Path) -> AsyncIterator[AgentProgram]:
                 await process.wait()
 
 
-async def said(config: Path, *arguments: str) -> tuple[int, str, str]:
+async def said(config: Path, *arguments: str, modules: Path | None = None) -> tuple[int, str, str]:
     """Run a command of the agent to its end; return exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *command(config, *arguments),
-        env=variables(),
+        env=variables(modules),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -21,7 +21,7 @@ from clusteraid.models.fit import Setting
 from clusteraid.models.inventory import Desires, Holdings
 from clusteraid.models.observe import Observed, Source, observe
 from clusteraid.models.ports import ClusterModel
-from clusteraid.registry import Desired, Link, NodeEntry
+from clusteraid.registry import Desired, Link, NodeEntry, Rest
 
 GB = 10**9
 SETTING = Setting(context_length=8192, parallel=2)
@@ -70,9 +70,11 @@ def machine(gpu: int = 0, memory: int = 16 * GB, gpus: int = 1) -> NodeFacts:
 def node(
     name: str, status: OllamaStatus | None = None, *, facts: NodeFacts | None = None, link: Link = Link.UP,
     desired: Desired = Desired.ACTIVE, is_server: bool = False, heard: bool = True,
+    rest: Rest = Rest.NONE,
 ) -> Observed:
     """A node with 24 GB on its GPU, as the models domain sees it."""
-    entry = NodeEntry(NodeId(name), desired, link, link_reason="" if link is Link.UP else "its session broke off")
+    broken = "" if link is Link.UP else "its session broke off"
+    entry = NodeEntry(NodeId(name), desired, link, link_reason=broken, rest=rest, rest_reason="on battery")
     return observe(Source(entry, heard, facts or machine(24 * GB), status, is_server), SETTING)
 
 

@@ -30,9 +30,9 @@ class SimSession:
         self.call = call
         self.welcome = Welcome()
 
-    async def open(self, nonce: str, node_facts: NodeFacts) -> "SimSession":
+    async def open(self, nonce: str, node_facts: NodeFacts, status: NodeStatus | None = None) -> "SimSession":
         """Say hello and take the welcome."""
-        await self.call.write(SessionRequest(hello=Hello(facts=node_facts, session_nonce=nonce)))
+        await self.call.write(SessionRequest(hello=Hello(facts=node_facts, session_nonce=nonce, status=status)))
         self.welcome = (await self.read()).welcome
         return self
 
@@ -64,15 +64,16 @@ class SimNode:
         self.name, self.enrolled, self.channel = name, enrolled, channel
         self.stub: Any = NodeServiceStub(channel)
 
-    async def session(self, nonce: str = "first", **others: Any) -> SimSession:
+    async def session(self, nonce: str = "first", status: NodeStatus | None = None, **others: Any) -> SimSession:
         """Open a session."""
-        return await SimSession(self.stub.Session(timeout=60)).open(nonce, facts(**others))
+        return await SimSession(self.stub.Session(timeout=60)).open(nonce, facts(**others), status)
 
 
 @asynccontextmanager
-async def sim_node(daemon: KillableDaemon, name: str) -> AsyncIterator[SimNode]:
+async def sim_node(daemon: KillableDaemon, name: str, **others: Any) -> AsyncIterator[SimNode]:
     """Enrol a node and yield it with a channel of its own."""
-    enrolled = await enroll(await daemon.enrollment_address(), await daemon.token(), name=name, facts=facts())
+    told = facts(**others)
+    enrolled = await enroll(await daemon.enrollment_address(), await daemon.token(), name=name, facts=told)
     async with channel_of(enrolled) as channel:
         yield SimNode(name, enrolled, channel)
 

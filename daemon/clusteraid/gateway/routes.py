@@ -19,7 +19,7 @@ from clusterai.v1.types_pb2 import (
 )
 from clusteraid.models.ports import ClusterModel, Copy
 from clusteraid.nodes import Node
-from clusteraid.registry import Desired, Link
+from clusteraid.registry import Desired, Link, Rest
 
 Table = dict[str, Any]
 _FITS = (FIT_GPU, FIT_MAIN_MEMORY, FIT_TIGHT)
@@ -125,6 +125,8 @@ def _problem(node: Node) -> str:
         return f"it is {entry.state.value}"
     if entry.desired is not Desired.ACTIVE:
         return f"it is {entry.desired.value}"
+    if entry.rest is not Rest.NONE:
+        return f"it is resting: {entry.rest_reason}"
     if ollama.state != SERVICE_STATE_READY:
         return "its Ollama is not ready"
     if ollama.gate.state != SERVICE_STATE_READY:

@@ -25,7 +25,7 @@ from clusterai.v1.types_pb2 import (
 )
 from clusteraid.models.fit import MAIN_SHARE, Memory, Setting, judge_fit, memory_needed
 from clusteraid.models.ports import Copy
-from clusteraid.registry import Desired, Link, NodeEntry
+from clusteraid.registry import Desired, Link, NodeEntry, Rest
 
 _MODEL_LIMIT, _LOADED_LIMIT, _GPU_LIMIT, _TEXT_LIMIT, _CAPABILITY_LIMIT = 512, 64, 64, 64, 16
 _REASON_LIMIT, _DIGEST_BYTES = 300, 32
@@ -215,6 +215,8 @@ def _away(source: Source) -> str:
         return f"{entry.node_id} is {entry.state.value}: {clean(entry.link_reason, _REASON_LIMIT)}"
     if entry.desired is not Desired.ACTIVE:
         return f"{entry.node_id} is {entry.desired.value}"
+    if entry.rest is not Rest.NONE:
+        return f"{entry.node_id} is resting: {entry.rest_reason}"
     if status is None:
         return "no Ollama there: its agent reports none"
     told = clean(status.reason, _REASON_LIMIT)

@@ -36,6 +36,7 @@ def test_another_state_directory_keeps_its_status_with_it(tmp_path: Path) -> Non
         ("[worker]\nthreads = -1", ("worker.threads", "-1")),
         ('[worker]\nenabled = "yes"', ("worker.enabled", "'yes'", "true or false")),
         ("[worker]\nmemory_fraction = 2", ("worker.memory_fraction", "2")),
+        ('[policy]\nmachine_class = "toaster"', ("policy.machine_class", "'toaster'", "'laptop'")),
         ('[log]\nlevel = "loud"', ("log.level", "'loud'")),
         ("[nonsense]", ("nonsense", "unknown key")),
         ("not toml", ("not TOML",)),

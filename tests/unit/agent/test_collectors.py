@@ -125,10 +125,51 @@ def test_temperatures_keep_plausible_sensors_only() -> None:
 
 
 def test_a_battery_is_read_and_its_absence_is_no_data() -> None:
-    sample = read(BatteryCollector(lambda: SimpleNamespace(percent=87.0, power_plugged=None)))
-    assert (round(sample.battery.charge_ratio, 2), sample.battery.plugged_in) == (0.87, False)
+    sample = read(BatteryCollector(lambda: SimpleNamespace(percent=87.0, power_plugged=True)))
+    assert (round(sample.battery.charge_ratio, 2), sample.battery.plugged_in) == (0.87, True)
     with pytest.raises(NoData, match="no battery"):
         read(BatteryCollector(lambda: None))
+
+
+def supply(directory: Path, name: str, **files: str) -> None:
+    """A power supply as /sys/class/power_supply shows one."""
+    (directory / name).mkdir(parents=True)
+    for file, content in files.items():
+        (directory / name / file).write_text(content + "\n")
+
+
+@pytest.mark.parametrize(
+    ("supplies", "plugged", "unknown"),
+    [
+        ({"ACAD": {"type": "Mains", "online": "1"}}, True, False),
+        ({"ADP1": {"type": "Mains", "online": "0"}}, False, False),
+        ({"ADP1": {"type": "Mains", "online": "0"}, "ucsi": {"type": "USB", "online": "1"}}, True, False),
+        ({"BAT1": {"type": "Battery", "online": "1"}, "mouse": {"type": "Battery"}}, False, True),
+        ({"ADP1": {"type": "Mains", "online": "yes"}}, False, True),
+        ({}, False, True),
+    ],
+)
+def test_chargers_of_every_name_are_found(
+    tmp_path: Path, supplies: dict[str, dict[str, str]], plugged: bool, unknown: bool
+) -> None:
+    """A battery that is full, or kept below that, says `Not charging`, which psutil takes for unknown."""
+    for name, files in supplies.items():
+        supply(tmp_path, name, **files)
+    sample = read(BatteryCollector(lambda: SimpleNamespace(percent=80, power_plugged=None), tmp_path))
+    assert (sample.battery.plugged_in, sample.battery.plugged_unknown) == (plugged, unknown)
+
+
+def test_the_battery_s_temperature_is_in_tenths(tmp_path: Path) -> None:
+    supply(tmp_path, "BAT0", type="Battery", temp="412")
+    supply(tmp_path, "BAT1", type="Battery", temp="nonsense")
+    sample = read(BatteryCollector(lambda: SimpleNamespace(percent=80, power_plugged=True), tmp_path))
+    assert round(sample.battery.temperature_celsius, 1) == 41.2
+
+
+@pytest.mark.parametrize("percent", [-1, 750, float("nan")])
+def test_a_charge_that_is_none_is_no_reading(percent: float) -> None:
+    with pytest.raises(ValueError, match="is no charge"):
+        read(BatteryCollector(lambda: SimpleNamespace(percent=percent, power_plugged=True)))
 
 
 def test_every_listed_collector_can_be_made_and_has_a_name_of_its_own(tmp_path: Path) -> None:

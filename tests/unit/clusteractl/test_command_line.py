@@ -18,7 +18,7 @@ WANTED = """
 status; node list; node show; node approve; node reject; node drain; node undrain; node remove; token create;
 token list; token revoke; unit list; unit start; unit stop; unit restart; worker list; dask env; logs; events; doctor;
 model list; model show; model pull; model place; model rm; model sync; model catalog; model recommend; why;
-key create; key list; key revoke; ca;
+key create; key list; key revoke; ca; policy show; policy set;
 login; logout; operator list; operator revoke; version; completion
 """
 
@@ -191,4 +191,4 @@ def test_every_method_that_is_called_exists_on_the_wire() -> None:
     source = "\n".join(path.read_text() for path in Path(clusteractl.__path__[0]).rglob("*.py"))
     called = set(re.findall(r'"([A-Z]\w+Service/[A-Z]\w+)"', source))
     assert called <= METHODS
-    assert len(called) == 34
+    assert len(called) == 36

@@ -33,11 +33,15 @@ from clusterai.v1.model_pb2 import (
 )
 from clusterai.v1.node_admin_pb2 import DrainNodeResponse, ListNodesResponse, Node, NodeState
 from clusterai.v1.operator_pb2 import ListOperatorsResponse
+from clusterai.v1.policy_pb2 import Policy, PolicySource, PolicyValue, ShowPolicyResponse
 from clusterai.v1.token_pb2 import CreateTokenResponse, ListTokensResponse, Token
 from clusterai.v1.types_pb2 import (
     EnvironmentState,
     LogLine,
+    MachineClass,
     OllamaSettings,
+    PolicyState,
+    PolicyStatus,
     PullState,
     PullStatus,
     WorkerState,
@@ -73,6 +77,10 @@ MESSAGES: dict[str, Message] = {
     "a recommendation": Recommendation(),
     "a peer": RouteStep(),
     "a key": Key(),
+    "`clusteractl policy show`": ShowPolicyResponse(),
+    "a policy": Policy(),
+    "a setting of a policy": PolicyValue(),
+    "the status of a policy": PolicyStatus(),
     "the models of the status": ModelsStatus(),
     "the settings of Ollama": OllamaSettings(),
     "a node": Node(),
@@ -107,7 +115,10 @@ def test_the_keys_of_objects_with_more_than_a_message_are_documented() -> None:
     assert sorted(documented("a check")) == sorted(Check("", "", "", "").__dict__)
 
 
-@pytest.mark.parametrize("enum", [NodeState, WorkerState, EnvironmentState, Fit, PullState, DriftKind])
+@pytest.mark.parametrize(
+    "enum",
+    [NodeState, WorkerState, EnvironmentState, Fit, PullState, DriftKind, MachineClass, PolicyState, PolicySource],
+)
 def test_every_state_is_documented(enum: type) -> None:
     descriptor = enum.DESCRIPTOR  # type: ignore[attr-defined]
     prefix = descriptor.values[0].name.removesuffix("UNSPECIFIED")

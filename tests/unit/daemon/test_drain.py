@@ -2,23 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from clusterai.errors import ClusterAIError
 from clusterai.ids import ClusterId, NodeId
-from clusterai.v1.cluster_pb2 import PoolStatus
-from clusterai.v1.types_pb2 import EnvironmentSpec, NodeFacts, PoolSpec
+from clusterai.v1.types_pb2 import NodeFacts
 from clusteraid.authority import Authority
-from clusteraid.dask_control import Registered, SchedulerAway, SchedulerRefused
-from clusteraid.drain import Drain, DrainCancelled, DrainRefused, Drains, DrainTimedOut, NotDraining, NowhereToMove
+from clusteraid.dask_control import SchedulerAway, SchedulerRefused
+from clusteraid.drain import Drain, DrainCancelled, Drains, DrainTimedOut, NotDraining
+from clusteraid.emptying import DrainRefused, NowhereToMove
 from clusteraid.events import Events
 from clusteraid.holds import held_workers
 from clusteraid.nodes import Counter, Node, Nodes
-from clusteraid.pool_port import PoolPlan
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.registry import Desired, SessionBroken, SessionOpened, Silent, State
 from clusteraid.removal import Removal
@@ -26,54 +24,9 @@ from clusteraid.revocation import Revocations
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
+from support.played_pool import PLAN, PlayedPool, worker
 
 CLUSTER = ClusterId("c1")
-PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
-
-
-def worker(name: str, processing: int = 0, nbytes: int = 0) -> Registered:
-    return Registered(name, "tls://w", 4, 1 << 30, processing, nbytes, "running")
-
-
-@dataclass
-class PlayedPool:
-    """A pool whose scheduler is the test."""
-
-    workers: dict[str, Registered] = field(default_factory=dict)
-    retired: list[list[str]] = field(default_factory=list)
-    error: ClusterAIError | None = None
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def settled(self) -> None:
-        return
-
-    def spec(self) -> PoolSpec:
-        return PoolSpec(pool_name="main")
-
-    def status(self) -> PoolStatus:
-        return PoolStatus()
-
-    def hold(self, names: Collection[str]) -> None:
-        return
-
-    def on_changed(self, listener: Callable[[], None]) -> None:
-        return
-
-    async def retire(self, names: Collection[str], progress: Callable[[int, int, int], None]) -> None:
-        self.retired.append(sorted(names))
-        progress(1, 2, 3)
-        if self.error is not None:
-            raise self.error
-        await self.gate.wait()
-        for name in names:
-            del self.workers[name]
-
-    async def close(self, names: Collection[str]) -> None:
-        if self.error is not None:
-            raise self.error
-        for name in names:
-            del self.workers[name]
-
 
 @dataclass
 class Scene:

@@ -23,7 +23,7 @@ from clusterai.v1.types_pb2 import (
 from clusteraid.gateway.routes import Peer, RouteSettings, Table, peer_of, routes
 from clusteraid.models.ports import ClusterModel
 from clusteraid.nodes import Node
-from clusteraid.registry import Desired, Link, NodeEntry
+from clusteraid.registry import Desired, Link, NodeEntry, Rest
 from support.models import copy, digest, info, model, ready_ollama
 
 NAME = "llama3.2:3b"
@@ -106,6 +106,7 @@ def test_what_a_node_does_not_tell_is_as_configured_and_what_it_tells_is_bounded
         ({"link": Link.SILENT}, ready_ollama(), "offline"),
         ({"desired": Desired.DRAINING}, ready_ollama(), "draining"),
         ({"desired": Desired.DRAINED}, ready_ollama(), "drained"),
+        ({"rest": Rest.DRAINING, "rest_reason": "on battery"}, ready_ollama(), "it is resting: on battery"),
         ({}, OllamaStatus(), "Ollama is not ready"),
         ({}, ready_ollama(state=SERVICE_STATE_FAILED), "Ollama is not ready"),
         ({}, ready_ollama(gate=GateStatus(state=SERVICE_STATE_FAILED)), "gate is not ready"),

@@ -23,7 +23,7 @@ from clusterai.v1.types_pb2 import (
 from clusteraid.models.inventory import Holdings, Wanted
 from clusteraid.models.observe import Observed
 from clusteraid.models.ports import ClusterModel, Copy
-from clusteraid.registry import Desired, Link
+from clusteraid.registry import Desired, Link, Rest
 from support.ollama_status import GB, cluster_models, digest, loaded, machine, model, node, ollama, pull
 
 NAME = "llama3.2:3b"
@@ -77,6 +77,7 @@ def test_a_model_that_is_too_large_is_used_only_while_it_is_loaded_all_the_same(
         (lambda: node("n", ollama(model()), link=Link.SILENT), "n is offline: its session broke off"),
         (lambda: node("n", ollama(model()), desired=Desired.DRAINING), "n is draining"),
         (lambda: node("n", ollama(model()), desired=Desired.DRAINED), "n is drained"),
+        (lambda: node("n", ollama(model()), rest=Rest.DONE), "n is resting: on battery"),
         (lambda: node("n", ollama(model(), state=SERVICE_STATE_STARTING)), "Ollama is starting"),
         (lambda: node("n", ollama(model(), state=SERVICE_STATE_FAILED, reason="a\nb")), "Ollama is failed: a b"),
         (lambda: node("n", ollama(model(), state=SERVICE_STATE_ABSENT)), "no Ollama there"),

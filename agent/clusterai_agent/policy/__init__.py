@@ -1,0 +1,1 @@
+"""Whether this node works now or rests, and why."""
