@@ -128,6 +128,7 @@ def test_a_key_opens_the_gateway_and_nothing_else_does(cluster: Cluster, client:
     client.write(CA, cluster.ctl("ca"))
     client.write(KEY, cluster.ctl("key", "create", "--name", "lab"))
     client.write("/srv/no-key", "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa")
+    client.eventually(lambda: status(chat(client)) != 401, "the gateway knows the key")
     assert answered_by(chat(client)) in SERVING
     refused = chat(client, key="/srv/no-key")
     assert status(refused) == 401, refused.stdout

@@ -14,6 +14,7 @@ from clusterai.v1.model_pb2 import FIT_GPU, FIT_MAIN_MEMORY, FIT_NONE, FIT_UNABL
 from clusterai.v1.types_pb2 import (
     SERVICE_STATE_ABSENT,
     SERVICE_STATE_READY,
+    SERVICE_STATE_STARTING,
     SERVICE_STATE_UNSPECIFIED,
     LoadedModel,
     NodeFacts,
@@ -62,7 +63,7 @@ class Observed:
     tells_models: bool  # its Ollama answers now: what is not in `models` is not there
     unable: str  # why it can serve nothing now; empty: it can
     away: str  # why nothing can be placed there now
-    later: bool  # only because it is not connected: it may have an Ollama
+    later: bool  # only because it is not connected, or its Ollama is starting: it will have one
     hint: str
     models: Mapping[str, Held]
     loaded: Mapping[str, LoadedModel]
@@ -101,7 +102,8 @@ def observe(source: Source, setting: Setting) -> Observed:
         tells_models=status.state == SERVICE_STATE_READY,
         unable=unable,
         away=away,
-        later=source.entry.link is not Link.UP and (has_ollama or not source.heard),
+        later=status.state == SERVICE_STATE_STARTING
+        or (source.entry.link is not Link.UP and (has_ollama or not source.heard)),
         hint=clean(status.hint, _REASON_LIMIT),
         models=_models(source.entry.node_id, status, setting, memory, loaded, unable),
         loaded=loaded,
