@@ -19,6 +19,7 @@ from clusterai.v1.types_pb2 import (
     OllamaModel,
     OllamaStatus,
     PullStatus,
+    ServiceState,
 )
 from clusteraid.models.inventory import Holdings, Wanted
 from clusteraid.models.observe import Observed
@@ -43,6 +44,13 @@ def test_a_model_that_somebody_pulled_by_hand_is_served() -> None:
     assert (found.name, found.digest, found.managed, found.served) == (NAME, digest("one"), False, True)
     assert found.copies == (Copy("tower", True, False, True, FIT_GPU),)
     assert found.info.family == "llama"
+
+
+@pytest.mark.parametrize(("state", "later"), [(SERVICE_STATE_STARTING, True), (SERVICE_STATE_ABSENT, False)])
+def test_an_ollama_that_is_starting_may_be_named_for_a_model(state: ServiceState, later: bool) -> None:
+    starting = node("tower", ollama(state=state))
+    assert starting.unable
+    assert starting.later is later
 
 
 def test_names_are_written_in_one_way() -> None:
