@@ -128,7 +128,8 @@ def test_a_key_opens_the_gateway_and_nothing_else_does(cluster: Cluster, client:
     client.write(CA, cluster.ctl("ca"))
     client.write(KEY, cluster.ctl("key", "create", "--name", "lab"))
     client.write("/srv/no-key", "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa")
-    client.eventually(lambda: status(chat(client)) != 401, "the gateway knows the key")
+    # Each process of the gateway looks at the keys by itself, five times a second.
+    client.eventually(lambda: all(status(chat(client)) != 401 for _ in range(5)), "the gateway knows the key")
     assert answered_by(chat(client)) in SERVING
     refused = chat(client, key="/srv/no-key")
     assert status(refused) == 401, refused.stdout
@@ -138,15 +139,19 @@ def test_a_revoked_key_is_refused_within_a_second(cluster: Cluster, client: Mach
     client.write("/srv/gone", cluster.ctl("key", "create", "--name", "gone"))
     client.eventually(lambda: status(chat(client, key="/srv/gone")) == 200, "the key works")
     cluster.ctl("key", "revoke", "gone")
-    client.eventually(lambda: status(chat(client, key="/srv/gone")) == 401, "refused", seconds=5)
+    client.eventually(
+        lambda: all(status(chat(client, key="/srv/gone")) == 401 for _ in range(5)), "refused", seconds=10
+    )
 
 
-def test_the_python_clients_chat(cluster: Cluster) -> None:
+def test_the_python_clients_chat(cluster: Cluster, client: Machine) -> None:
     """`ollama` and `openai` from PyPI, on a machine with the gateway's certificate and a key."""
     alpha = cluster.lab["alpha"]
     alpha.copy_in(chat_clients(), "/srv/clients")
     alpha.write(CA, cluster.ctl("ca"))
-    alpha.write(KEY, cluster.ctl("key", "create", "--name", "clients"))
+    alpha.write(KEY, client_key := cluster.ctl("key", "create", "--name", "clients"))
+    client.write("/srv/clients-key", client_key)
+    client.eventually(lambda: all(status(chat(client, key="/srv/clients-key")) == 200 for _ in range(5)), "it is known")
     alpha.write(
         "/srv/clients.py",
         "import os, ollama, openai\n"
