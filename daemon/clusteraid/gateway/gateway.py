@@ -29,6 +29,7 @@ from clusteraid.store_keys import KeyStore
 
 log = logging.getLogger(__name__)
 NAME = "routes.json"
+_TAKEN_SECONDS = 0.3  # the gateway's processes look at the keys every 0.2 s
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Gateway:
         self._parts, config = parts, parts.config.gateway
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
-        self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time)
+        taken = _TAKEN_SECONDS if config.directory.is_dir() else 0.0
+        self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time, taken)
         self.routes = KeptFile(DataFile(config.directory / NAME), self._table, parts.problems)
         self.certificates = GatewayCertificates(
             CertificateParts(config, parts.authority, self.names, parts.units, parts.problems)

@@ -61,12 +61,16 @@ class KeyRequest:
 
 
 class Keys:
-    """All keys, in memory as in the store. The gateway knows of a change before `create` and `revoke` return."""
+    """All keys, in memory as in the store. The gateway knows of a change before `create` and `revoke` return.
+
+    `taken_seconds`: how long until each of its processes has looked at a new file.
+    """
 
     def __init__(
-        self, store: KeyStore, events: EventLog, directory: Path, problems: Problems, clock: Callable[[], float]
+        self, store: KeyStore, events: EventLog, directory: Path, problems: Problems, clock: Callable[[], float],
+        taken_seconds: float = 0.0,
     ) -> None:
-        self._store, self._events, self._clock = store, events, clock
+        self._store, self._events, self._clock, self._taken_seconds = store, events, clock, taken_seconds
         self._records: dict[str, KeyRecord] = {}
         self._changing = asyncio.Lock()
         self.file = KeptFile(DataFile(directory / NAME), self._content, problems)
@@ -101,6 +105,7 @@ class Keys:
         )
         await uninterrupted(self._add(record))
         self._events.note("key-created", key.key_id, f"{request.created_by} made the key {key.key_id} ({record.name})")
+        await asyncio.sleep(self._taken_seconds)
         return key, record
 
     async def revoke(self, name: str, revoked_by: str) -> KeyRecord:
@@ -119,6 +124,7 @@ class Keys:
             await self.file.put()
         except CannotWrite as error:
             raise KeyStillInUse(key_id=record.key_id, reason=error, fix=error.advice) from error
+        await asyncio.sleep(self._taken_seconds)
         return record
 
     def until_due(self) -> float:

@@ -225,3 +225,14 @@ def test_a_key_is_read_back_and_what_is_none_is_refused_without_repeating_it() -
         with pytest.raises(BadKey) as refused:
             ApiKey.parse(text)
         assert key.secret not in str(refused.value) + refused.value.advice
+
+
+async def test_who_made_a_key_hears_of_it_once_every_process_of_the_gateway_has_looked(ring: Keyring) -> None:
+    loop = asyncio.get_running_loop()
+    keys = Keys(ring.store, ring.events, ring.directory, ring.problems, ring.clock, taken_seconds=0.2)
+    begun = loop.time()
+    key, _ = await keys.create(KeyRequest("ann"))
+    assert loop.time() - begun >= 0.2
+    begun = loop.time()
+    await keys.revoke(key.key_id, "ann")
+    assert loop.time() - begun >= 0.2
