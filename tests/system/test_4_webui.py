@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(3600)  # the first run on a machine installs Op
 MODEL = "llama3.2:3b"
 UNIT, DIRECTORY = "open-webui.service", "/var/lib/open-webui"
 EXPOSURE = 1.5  # measured: 1.1
-REPLY = "Here answers alpha, word by word, until the very last of them was spoken."
+REPLY = "Here answers a node, word by word, until the very last of them was spoken."
 QUESTION = "Who is in the house?"
 
 
@@ -57,6 +57,12 @@ def ann(cluster: Cluster, port: int, tmp_path_factory: pytest.TempPathFactory) -
 def home(port: int) -> str:
     """What Ann types."""
     return f"https://localhost:{port}/"
+
+
+def answers_are(cluster: Cluster, **faults: object) -> None:
+    """Tell every Ollama's double how to answer: the server has fetched the model for alpha, and serves it too."""
+    for name in ("server", "alpha", "beta"):
+        cluster.lab[name].write("/srv/faults.json", json.dumps(faults))
 
 
 def get(cluster: Cluster, port: int, path: str, *, password: str = "") -> tuple[int, str]:
@@ -107,7 +113,7 @@ def test_the_doctor_and_the_list_of_units_know_it(cluster: Cluster) -> None:
 def test_a_model_of_the_cluster_is_there_to_chat_with(cluster: Cluster, port: int, ann: Browser) -> None:
     ollama.serve_registry(cluster.lab["gamma"], {MODEL: 40_000_000})
     cluster.ctl("model", "pull", MODEL, "--node", "alpha", seconds=120)
-    cluster.lab["alpha"].write("/srv/faults.json", json.dumps({"reply": REPLY}))
+    answers_are(cluster, reply=REPLY)
     new_chat(ann, home(port), MODEL)
     say(ann, QUESTION)
     last_answer_has(ann, "was spoken.")
@@ -115,14 +121,13 @@ def test_a_model_of_the_cluster_is_there_to_chat_with(cluster: Cluster, port: in
 
 
 def test_an_answer_is_read_while_it_is_written(cluster: Cluster, ann: Browser) -> None:
-    alpha = cluster.lab["alpha"]
-    alpha.write("/srv/faults.json", json.dumps({"reply": REPLY, "hang_after_tokens": 6}))
+    answers_are(cluster, reply=REPLY, hang_after_tokens=6)
     say(ann, "And who else?")
     ann.until(f"return document.querySelectorAll('{ANSWER}').length === 2")
     last_answer_has(ann, "word by")
     ann.click("button[aria-label=Stop]")
     answer_ended(ann)
-    alpha.write("/srv/faults.json", "{}")
+    answers_are(cluster)
 
 
 def test_a_restart_keeps_account_and_chat(cluster: Cluster, ann: Browser) -> None:
