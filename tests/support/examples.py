@@ -25,6 +25,8 @@ async def dask(scratch: Path, *hosts: str) -> AsyncIterator[dict[str, str]]:
             words = ("--host", host, "--no-nanny", "--nthreads", "2")
             worker = program(scratch, programs / "python", "-m", "distributed.cli.dask_worker", address, *words)
             await parts.enter_async_context(worker)
+        log = scratch / DASK_LOG
+        await until(lambda: log.read_text().count("Register worker addr") >= len(hosts))
         yield {**os.environ, "DASK_SCHEDULER_ADDRESS": address, "PATH": f"{programs}:{os.environ['PATH']}"}
 
 
