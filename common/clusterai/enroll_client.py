@@ -204,7 +204,10 @@ def _hinted(error: ClusterAIError, address: str) -> ClusterAIError:
     if not isinstance(error, Unreachable) or port == ENROLLMENT_PORT:
         return error
     right = f"{join_address(host, ENROLLMENT_PORT)}, or leave the port out"
-    fix = f"port {port} may be the one for members; joining has a port of its own: give {right}"
+    fix = (
+        f"port {port} may be the one for members; joining has a port of its own: give {right}; "
+        "if it is the right port, its certificate is not of this cluster: somebody may be in between"
+    )
     return Unreachable(join_address(host, port), "it hung up after its certificate was checked", fix)
 
 

@@ -292,7 +292,7 @@ async def test_every_check_answers_with_a_fix_where_it_found_something(daemon: K
     async with operator(daemon, ClusterServiceStub) as stub:
         checks = (await stub.RunChecks(RunChecksRequest(), timeout=60)).checks
     names = ["clock", "certificates", "ports", "multicast", "units", "polkit", "environment", "disk", "store"]
-    names += ["gateway", "keys", "models", "open-webui"]
+    names += ["gateway", "keys", "models", "open-webui", "repository"]
     assert [check.check for check in checks] == names
     for check in checks:
         assert check.message

@@ -30,6 +30,7 @@ async def test_a_node_that_does_not_answer_is_heard_of_as_failing(gateway: Gatew
         await until(lambda: gateway.status()["routes"]["generation"] and gateway.status()["keys"]["generation"])
         assert await status.fetch() == {"a": PeerLoad(), "b": PeerLoad()}
         assert (await ask(gateway.port, "/api/chat", {"model": MODEL}, key=KEY)).status == 200
+        await until(lambda: not gateway.status()["nodes"]["b"]["in_flight"])  # it ends a moment after its answer
         assert await status.fetch() == {"a": PeerLoad(0, failing=True), "b": PeerLoad()}
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -131,10 +132,9 @@ async def published_by_program(site: Site, package: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with running_gateway(tmp_path) as gateway:
-        (tmp_path / "server").mkdir()
+    with running_gateway(tmp_path) as gateway, tempfile.TemporaryDirectory() as state:  # short, for gpg's sockets
         (tmp_path / "debs").mkdir()
-        server = Server(tmp_path / "server", gateway.repository, gateway.authority)
+        server = Server(Path(state), gateway.repository, gateway.authority)
         yield Site(gateway, server, PrivateApt(tmp_path / "machine"), tmp_path / "debs")
 
 
@@ -299,8 +299,10 @@ def test_a_repository_that_has_expired_is_refused_until_it_is_renewed(site: Site
     done = site.machine.update()
     assert done.returncode != 0
     assert "expired" in done.stdout
+    when = (site.server.current / RELEASE).stat().st_mtime_ns
     (site.server.current / "setup.sh").write_text("old")
     assert site.server.repo("renew") == 0
+    os.utime(site.server.current / RELEASE, ns=(when, when))  # apt has kept the one that it refused
     assert site.machine.update().returncode == 0
 
 

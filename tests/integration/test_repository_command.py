@@ -5,7 +5,9 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,9 @@ KILLS = 12
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Server:
-    return Server(tmp_path, tmp_path / "repo", CertificateAuthority.create("test cluster", "spiffe://test"))
+def server(tmp_path: Path) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as state:  # short, for gpg's sockets
+        yield Server(Path(state), tmp_path / "repo", CertificateAuthority.create("test cluster", "spiffe://test"))
 
 
 @pytest.fixture
@@ -176,9 +179,7 @@ def test_two_at_once_take_turns(server: Server, debs: Path) -> None:
     assert sorted(server.published()) == ["one 1.0", "three 1.0", "two 1.0"]
 
 
-def test_a_lost_key_is_never_replaced_silently(
-    server: Server, debs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_key_is_never_replaced_silently(server: Server, debs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.repo("add", make_deb(debs))
     key = server.state / "repository-key.asc"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -189,6 +190,15 @@ def test_a_lost_key_is_never_replaced_silently(
     assert server.published() == ["clusterai-agent 1.0"]
     key.write_bytes(secret)
     assert server.repo("add", make_deb(debs, version="1.1")) == 0
+
+
+def test_a_state_directory_too_deep_for_gpg_says_so(
+    tmp_path: Path, debs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(tmp_path / ("deep/" * 20), tmp_path / "repo", CertificateAuthority.create("test cluster"))
+    assert server.repo("add", make_deb(debs)) == 2
+    assert "set `state_directory` below `[server]` to a shorter path" in capsys.readouterr().err
+    assert server.published() == []
 
 
 def test_a_damaged_key_changes_nothing(server: Server, debs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from clusteraid.repository.tools import ToolFailed, ToolMissing, run
 
 log = logging.getLogger(__name__)
 FILE = "repository-key.asc"
-_GPG_HOME = "gpg"  # short: the agent's sockets are in it, and a socket's path has 107 characters
+_GPG_HOME = "gpg"
+_LONGEST_SOCKET, _SOCKET_PATH_LIMIT = "S.gpg-agent.browser", 107  # the agent's; the kernel's limit in bytes
 _OWNER = "Cluster AI package repository"
 _FILE_LIMIT = 1 << 16
 _GPG = ("--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "")
@@ -27,6 +28,12 @@ class KeyLost(ClusterAIError):
         "restore it from a backup; if there is none, remove {published}, add the packages again, and run "
         "the installer of a new `clusteractl token create` on every machine: they trust the old key only"
     )
+
+
+class PathTooLong(ClusterAIError):
+    code, status = "path-too-long", Status.USAGE
+    message = "gpg cannot work in {home}: its sockets would have paths of more than {limit} bytes"
+    hint = "set `state_directory` below `[server]` to a shorter path"
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class SigningKey:
     def _gpg_home(self) -> Iterator[Path]:
         """An empty directory for gpg; what an interrupted run left there goes first, with its agent."""
         home = self.path.with_name(_GPG_HOME)
+        if len(os.fsencode((home / _LONGEST_SOCKET).absolute())) > _SOCKET_PATH_LIMIT:
+            raise PathTooLong(home=home, limit=_SOCKET_PATH_LIMIT)
         _clear(home)
         try:
             home.mkdir(mode=0o700)
