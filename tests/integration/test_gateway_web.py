@@ -37,7 +37,7 @@ def browser(gateway: Gateway) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def site(port: int) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
+async def site(at: int | Path) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
     """Serve a small site: it tells what it was asked, and echoes a WebSocket's bytes after the upgrade."""
     asked: list[tuple[str, dict[str, str]]] = []
 
@@ -53,7 +53,10 @@ async def site(port: int) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    if isinstance(at, Path):
+        server: asyncio.Server = await asyncio.start_unix_server(connected, at)
+    else:
+        server = await asyncio.start_server(connected, "127.0.0.1", at)
     try:
         yield asked
     finally:
@@ -76,7 +79,7 @@ async def upgraded(gateway: Gateway, path: str, **headers: str) -> bytes:
 
 
 async def test_open_webui_is_the_front_page(gateway: Gateway) -> None:
-    async with site(gateway.webui_port) as asked:
+    async with site(gateway.webui_socket) as asked:
         assert (await get(gateway, "/some/chat?x=1", Cookie="token=1")).body == b"site"
         assert await upgraded(gateway, "/ws/socket.io/?EIO=4") == b"ping"
     assert asked[0][0] == "/some/chat?x=1"
@@ -85,7 +88,7 @@ async def test_open_webui_is_the_front_page(gateway: Gateway) -> None:
 
 
 async def test_pages_of_other_sites_cannot_read_what_open_webui_answers(gateway: Gateway) -> None:
-    async with site(gateway.webui_port):
+    async with site(gateway.webui_socket):
         answer = await get(gateway, "/api/config", Origin="https://elsewhere.example")
     assert (answer.body, [name for name in answer.headers if name.startswith("access-control")]) == (b"site", [])
 
@@ -268,9 +271,11 @@ async def test_port_80_sends_browsers_to_https_beside_another_default_site(tmp_p
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
         await until(lambda: can_connect(port))
-        for host in ("tower", "tower.local"):
+        for host in ("tower", "tower.local", "tower.fritz.lan", "192.0.2.10", "[2001:db8::1]"):
             answer = await ask(port, "/a?b=c", headers={"Host": host})
             assert (answer.status, answer.headers["location"]) == (301, f"https://{host}/a?b=c")
+        for host in ("www.example.com", "local.example.com"):
+            assert (await ask(port, "/.well-known/acme-challenge/x", headers={"Host": host})).status == 204
     finally:
         process.terminate()
         await process.wait()

@@ -5,10 +5,13 @@ import hashlib
 import http.server
 import json
 import re
+import shlex
+import socketserver
 import stat
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from clusterai.errors import ClusterAIError
 from clusterai.pip_output import EnvironmentBuildFailed
 from clusterai.units import Units, UnitsConfig, open_units
 from clusteraid.webui import wait
+from clusteraid.webui.administrator import Administrator, AdministratorNeeded, BadAdministrator
 from clusteraid.webui.settings import WebuiSettings
 from clusteraid.webui.setup import (
     NoPythonForWebui,
@@ -34,6 +38,7 @@ from support.tree import ROOT, python_path
 from support.wheels import make_wheels
 
 UNIT = "open-webui.service"
+PASSWORD = "a long \"sentence\" of 'hers' for $5 \\ `more`"
 MODULES = {name: (f"{name.replace('-', '_')}/__init__.py",) for name in ("open-webui", "uvicorn", "typer")}
 
 
@@ -70,7 +75,10 @@ def options(tmp_path: Path, daemon: KillableDaemon) -> SetupOptions:
     (home / "data").mkdir(parents=True)
     home.chmod(0o2750)
     index = IndexConfig(find_links=wheels.path, offline=True)
-    return SetupOptions(daemon.socket, 11434, index, home, wheels.lock_text, needed_bytes=1)
+    return SetupOptions(
+        daemon.socket, 11434, index, home, wheels.lock_text, needed_bytes=1,
+        administrator=Administrator("ann@example.com", PASSWORD), webui_socket=tmp_path / "http.sock",
+    )
 
 
 def told(options: SetupOptions) -> dict[str, str]:
@@ -163,6 +171,43 @@ async def test_what_is_missing_is_said_first(options: SetupOptions, units: Units
 
 
 
+async def test_without_an_administrator_nothing_begins(
+    options: SetupOptions, units: Units, systemd: FakeSystemd
+) -> None:
+    nobody = replace(options, administrator=None)
+    with pytest.raises(AdministratorNeeded) as refused:
+        await set_up(nobody, units, quiet)
+    assert "--admin MAIL" in refused.value.advice
+    assert not options.environments.exists()
+    await set_up(options, units, quiet)
+    assert [path.name for path in options.directory.glob("administrator*")] == []
+    (options.data / "webui.db").touch()
+    await set_up(nobody, units, quiet)
+    with answering(options.webui_socket), pytest.raises(AdministratorNeeded):  # a database, and nobody in it
+        await set_up(nobody, units, quiet)
+    assert systemd.units[UNIT].properties["ActiveState"].value == "inactive"
+
+
+def test_the_administrator_is_told_as_systemd_reads_it_and_only_meanwhile(tmp_path: Path) -> None:
+    file = tmp_path / "administrator.env"
+    with Administrator("ann@example.com", PASSWORD).told(file):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        assert shlex.split(file.read_text()) == [
+            "WEBUI_ADMIN_EMAIL=ann@example.com", "WEBUI_ADMIN_NAME=ann", f"WEBUI_ADMIN_PASSWORD={PASSWORD}",
+        ]
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(("mail", "password"), [
+    ("ann", PASSWORD), ("ann@example.com\nX=1", PASSWORD), ("a'b@example.com", PASSWORD), ("", PASSWORD),
+    ("ann@example.com", "short"), ("ann@example.com", "ä" * 37), ("ann@example.com", "a long\nWEBUI_X=1"),
+])
+def test_who_cannot_be_an_administrator_is_refused(mail: str, password: str) -> None:
+    with pytest.raises(BadAdministrator) as refused:
+        Administrator(mail, password)
+    assert PASSWORD not in str(refused.value)
+
+
 def test_the_shipped_lock_pins_a_release_without_gigabytes_of_cuda() -> None:
     lock = shipped_lock()
     assert re.search(r"^open-webui==\d", lock, re.MULTILINE)
@@ -173,22 +218,35 @@ def test_the_shipped_lock_pins_a_release_without_gigabytes_of_cuda() -> None:
 
 class _Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
+        body = {"/health": b"{}", "/api/config": b'{"onboarding": true}'}.get(self.path)
+        self.send_response(200 if body else 404)
         self.end_headers()
+        self.wfile.write(body or b"")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
 
-def test_the_start_is_over_when_it_answers_and_fails_when_it_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    with http.server.HTTPServer(("127.0.0.1", 0), _Health) as server:
+@contextmanager
+def answering(socket: Path) -> Iterator[None]:
+    """Answer there as an Open WebUI without accounts does."""
+    with socketserver.UnixStreamServer(str(socket), _Health) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        assert wait.main(60, server.server_port) == 0
-        server.shutdown()
-        thread.join()
-        port = server.server_port
-    assert wait.main(0.2, port) == 1
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+            socket.unlink()
+
+
+def test_the_start_is_over_when_it_answers_and_fails_when_it_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(tmp_path / "http.sock"):
+        assert wait.main(60, tmp_path / "http.sock") == 0
+    assert wait.main(0.2, tmp_path / "http.sock") == 1
     assert "does not answer" in capsys.readouterr().err
 
 
@@ -210,4 +268,5 @@ async def test_the_command_says_what_it_takes() -> None:
     code, said = await run_as_nobody("setup", "open-webui", "--help")
     assert code == 0
     assert "--wheels DIR" in said
+    assert "--admin MAIL" in said
     assert (await run_as_nobody("setup", "nonsense"))[0] == 2

@@ -99,12 +99,13 @@ class Gateway:
     directory: Path
     authority: CertificateAuthority
     workers: int = 1
-    ports: list[int] = field(default_factory=lambda: free_ports(7))
+    ports: list[int] = field(default_factory=lambda: free_ports(6))
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.port, self.tls_port, self.https_port, self.mirror_port, self.status_port = self.ports[:5]
-        self.webui_port, self.dashboard_port = self.ports[5:]  # nobody listens there until a test does
+        self.dashboard_port = self.ports[5]  # nobody listens there until a test does, nor here:
+        self.webui_socket = self.directory / "w.sock"
         self.repository = self.directory / "repo"  # there is none until a test makes it
         self.state, self.listens = self.directory / "state", self.directory / "listen"
         self.log, self.access_log = self.directory / "error.log", self.directory / "access.log"
@@ -147,7 +148,7 @@ class Gateway:
             "/var/cache/clusterai-gateway": self.directory / "cache",
             "syslog:server=unix:/dev/log,tag=clusterai_gateway,nohostname": self.access_log,
             "worker_processes auto": f"worker_processes {self.workers}",
-            "127.0.0.1:3000": f"127.0.0.1:{self.webui_port}",
+            "/run/open-webui/http.sock": self.webui_socket,
             "127.0.0.1:8787": f"127.0.0.1:{self.dashboard_port}",
         }
 

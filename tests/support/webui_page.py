@@ -6,13 +6,11 @@ ANSWER = ".chat-assistant"
 _LAST = f"[...document.querySelectorAll('{ANSWER}')].at(-1)?.innerText"
 
 
-def sign_up(browser: Browser, url: str, *, name: str, email: str) -> None:
-    """Be the first who comes, and so the administrator."""
+def sign_in(browser: Browser, url: str, *, email: str, password: str) -> None:
+    """Come for the first time."""
     browser.open(url)
-    browser.click("button[aria-label='Get started']")
-    browser.type("#name", name)
     browser.type("#email", email)
-    browser.type("#password", "a long sentence of hers")
+    browser.type("#password", password)
     browser.click("button[type=submit]")
     browser.click("button[aria-label=Close]")  # what is new in this release
 

@@ -16,8 +16,8 @@ from lab import ollama
 from lab.cluster import Cluster
 from lab.images import RELEASES
 from support.chromium import Browser, chromium
-from support.webui import webui_environment
-from support.webui_page import ANSWER, answer_ended, last_answer_has, new_chat, say, sign_up
+from support.webui import ADMINISTRATOR, webui_environment
+from support.webui_page import ANSWER, answer_ended, last_answer_has, new_chat, say, sign_in
 
 pytestmark = pytest.mark.timeout(3600)  # the first run on a machine installs Open WebUI
 
@@ -47,10 +47,10 @@ def port(cluster: Cluster) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def ann(cluster: Cluster, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Ann's browser; she is the first who signs up."""
+    """Ann's browser; she is the administrator."""
     certificate = cluster.server.run(["cat", "/var/lib/clusterai-gateway/web.pem"]).encode()
     with chromium(tmp_path_factory.mktemp("ann"), certificate) as browser:
-        sign_up(browser, home(port), name="Ann", email="ann@example.com")
+        sign_in(browser, home(port), email=ADMINISTRATOR.mail, password=ADMINISTRATOR.password)
         yield browser
 
 
@@ -78,8 +78,14 @@ def get(cluster: Cluster, port: int, path: str, *, password: str = "") -> tuple[
 @pytest.mark.usefixtures("_packages_in_place")
 def test_it_is_set_up_with_a_key_of_its_own_and_runs(cluster: Cluster) -> None:
     server = cluster.server
-    said = server.run(["clusteraid", "setup", "open-webui"], seconds=320)
+    unnamed = server.finished(["clusteraid", "setup", "open-webui"])
+    assert (unnamed.returncode, "--admin MAIL" in unnamed.stderr) == (2, True)
+    server.write("/srv/password", ADMINISTRATOR.password + "\n")
+    setup = ["clusteraid", "setup", "open-webui", "--admin", ADMINISTRATOR.mail, "--password-file", "/srv/password"]
+    said = server.run(setup, seconds=320)
     assert "https://server/" in said
+    assert ADMINISTRATOR.mail in said
+    assert "administrator.env" not in server.run(["ls", DIRECTORY])
     assert server.unit(UNIT, "ActiveState") == "active"
     keys = cluster.json("key", "list")["keys"]
     assert [key["name"] for key in keys if not key.get("revoked")].count("open-webui") == 1

@@ -17,8 +17,8 @@ from support.chat_node import ChatNode, chat_nodes
 from support.chromium import Browser, chromium
 from support.gateway import CLUSTER, Gateway, routes, running_gateway
 from support.waiting import until
-from support.webui import OpenWebui, webui_environment
-from support.webui_page import ANSWER, answer_ended, last_answer_has, new_chat, say, sign_up
+from support.webui import ADMINISTRATOR, OpenWebui, webui_environment
+from support.webui_page import ANSWER, answer_ended, last_answer_has, new_chat, say, sign_in
 
 pytestmark = pytest.mark.timeout(3600)  # the first run on a machine installs Open WebUI
 
@@ -89,7 +89,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         gateway = stack.enter_context(running_gateway(directory, authority=authority))
         tell(gateway, nodes)
         local = f"http://127.0.0.1:{gateway.port}"
-        webui = OpenWebui(directory / "webui", environment, gateway.webui_port, key=KEY, gateway=local)
+        webui = OpenWebui(directory / "webui", environment, gateway.webui_socket, key=KEY, gateway=local)
         stack.callback(webui.stop)
         webui.start()
         yield House(nodes, gateway, webui)
@@ -113,19 +113,19 @@ def house(built: House) -> House:
 
 
 @pytest.fixture(scope="module")
-def signed_up(built: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser in which Ann, the first who came, has signed up."""
+def signed_in(built: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in which Ann, the administrator, has signed in."""
     certificate = (built.gateway.state / "web.pem").read_bytes()
     with chromium(tmp_path_factory.mktemp("ann"), certificate) as browser:
-        sign_up(browser, built.url, name="Ann", email="ann@example.com")
+        sign_in(browser, built.url, email=ADMINISTRATOR.mail, password=ADMINISTRATOR.password)
         yield browser
 
 
 @pytest.fixture
-def ann(house: House, signed_up: Browser) -> Browser:
+def ann(house: House, signed_in: Browser) -> Browser:
     """Ann's window, at a new chat."""
-    new_chat(signed_up, house.url, MODEL)
-    return signed_up
+    new_chat(signed_in, house.url, MODEL)
+    return signed_in
 
 
 def answering(browser: Browser) -> str:
@@ -141,7 +141,7 @@ def answered(browser: Browser) -> str:
     return answering(browser)
 
 
-def test_the_first_who_signs_up_is_the_administrator_and_nobody_signs_up_after(house: House, ann: Browser) -> None:
+def test_who_was_named_is_the_administrator_and_nobody_signs_up(house: House, ann: Browser) -> None:
     ann.open(f"{house.url}admin/users/overview")
     ann.shows("ann@example.com")
     ann.shows("Admin\tann@example.com")
@@ -152,7 +152,7 @@ def test_the_first_who_signs_up_is_the_administrator_and_nobody_signs_up_after(h
 def test_a_session_is_shown_over_tls_only(house: House, ann: Browser) -> None:
     trust = ssl.create_default_context(cadata=house.gateway.authority.cert_pem.decode())
     with closing(http.client.HTTPSConnection("127.0.0.1", house.gateway.https_port, context=trust)) as connection:
-        said = json.dumps({"email": "ann@example.com", "password": "a long sentence of hers"})
+        said = json.dumps({"email": ADMINISTRATOR.mail, "password": ADMINISTRATOR.password})
         connection.request("POST", "/api/v1/auths/signin", said, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         cookies = [value.lower() for name, value in answer.getheaders() if name.lower() == "set-cookie"]

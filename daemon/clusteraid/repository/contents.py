@@ -35,7 +35,7 @@ def added(contents: Contents, new: Sequence[Package], older: Older, keep: int) -
     Raises:
         VersionTaken, OlderVersion: one of them cannot be published; then none is.
     """
-    for package in new:
+    for package in reversed(in_order(new, older)):  # whatever the order, 1.9 comes before 1.10
         versions = [one for one in contents if one.key == package.key]
         same = next((one for one in versions if one.version == package.version), None)
         if same == package:

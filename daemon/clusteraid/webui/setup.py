@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +32,9 @@ from clusterai.units import UnitFailed, Units
 from clusterai.v1.key_pb2 import CreateKeyRequest, ListKeysRequest
 from clusterai.v1.key_pb2_grpc import KeyServiceStub
 from clusteraid.machine_units import WEBUI_UNIT
+from clusteraid.webui.administrator import Administrator, AdministratorNeeded
 from clusteraid.webui.settings import WebuiSettings
+from clusteraid.webui.wait import SOCKET, waits_for_its_first_user
 
 log = logging.getLogger(__name__)
 DIRECTORY = Path("/var/lib/open-webui")
@@ -74,6 +77,8 @@ class SetupOptions:
     lock_text: str = ""  # another lock than the shipped one
     needed_bytes: int = _NEEDED_BYTES
     minors: tuple[str, ...] = MINORS
+    administrator: Administrator | None = None  # its first account; needed where it has none
+    webui_socket: Path = SOCKET
 
     @property
     def environments(self) -> Path:
@@ -95,6 +100,11 @@ class SetupOptions:
         """The settings' file."""
         return self.directory / "settings.env"
 
+    @property
+    def has_started_before(self) -> bool:
+        """Whether it has a database, and somebody who signed up unless that was broken off."""
+        return (self.data / "webui.db").exists()
+
 
 def shipped_lock() -> str:
     """Return the lock that this version ships."""
@@ -105,22 +115,30 @@ async def set_up(options: SetupOptions, units: Units, progress: Progress) -> str
     """Install, configure and start Open WebUI; return its version. What ran before goes on until the new one is built.
 
     Raises:
-        NoPythonForWebui, NotEnoughSpace, EnvironmentBuildFailed, Unreachable: nothing was changed.
+        AdministratorNeeded, NoPythonForWebui, NotEnoughSpace, EnvironmentBuildFailed, Unreachable: nothing was changed.
         WebuiDoesNotStart: the release of before is in use again, if there was one.
     """
+    if options.administrator is None and not options.has_started_before:
+        raise AdministratorNeeded
     former, gateway = WebuiSettings.load(options.settings), f"http://127.0.0.1:{options.gateway_port}"
-    settings = await _with_key(options, former)
+    known = await _is_known(options, former)
     built = await _built(options, progress)
-    settings.save(options.settings, gateway)
-    if settings.key != former.key:
+    if not known:
+        settings = replace(former, key=await _new_key(options))
         settings.hand_over(options.data, gateway)
+        settings.save(options.settings, gateway)
     before = _target(options.link)
     point_link(options.link, built.directory)
     progress(1.0, "starting it")
-    try:
-        await units.restart(WEBUI_UNIT)
-    except UnitFailed as error:
-        await _go_back(options, units, before, error)
+    who = options.administrator
+    with who.told(options.directory / "administrator.env") if who else contextlib.nullcontext():
+        try:
+            await units.restart(WEBUI_UNIT)
+        except UnitFailed as error:
+            await _go_back(options, units, before, error)
+    if await asyncio.to_thread(waits_for_its_first_user, options.webui_socket):
+        await units.stop(WEBUI_UNIT)
+        raise AdministratorNeeded
     await asyncio.to_thread(remove_others, options.environments, {built.directory.name})
     return built.versions.get("open-webui", "?")
 
@@ -144,18 +162,27 @@ async def _built(options: SetupOptions, progress: Progress) -> Built:
     return await build(directory, lock_text, python, index=options.index, progress=progress, proof=_PROOF)
 
 
-async def _with_key(options: SetupOptions, settings: WebuiSettings) -> WebuiSettings:
-    """Return the settings with a key that the gateway takes: that of before, or a new one."""
+async def _is_known(options: SetupOptions, settings: WebuiSettings) -> bool:
+    """Whether the gateway takes the key of before."""
+    async with _keys(options) as service:
+        keys = (await service.ListKeys(ListKeysRequest(), timeout=_CALL_SECONDS)).keys
+    return any(key.key_id == settings.key_id and not key.revoked for key in keys)
+
+
+async def _new_key(options: SetupOptions) -> str:
+    async with _keys(options) as service:
+        return str((await service.CreateKey(CreateKeyRequest(name=KEY_NAME), timeout=_CALL_SECONDS)).secret)
+
+
+@contextlib.asynccontextmanager
+async def _keys(options: SetupOptions) -> AsyncIterator[Any]:
+    """The daemon's keys; a failed call becomes this project's error."""
     async with local_channel(options.socket) as channel:
-        service: Any = KeyServiceStub(channel)
+        stub: Any = KeyServiceStub
         try:
-            keys = (await service.ListKeys(ListKeysRequest(), timeout=_CALL_SECONDS)).keys
-            if any(key.key_id == settings.key_id and not key.revoked for key in keys):
-                return settings
-            made = await service.CreateKey(CreateKeyRequest(name=KEY_NAME), timeout=_CALL_SECONDS)
+            yield stub(channel)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, os.fspath(options.socket)) from error
-    return replace(settings, key=made.secret)
 
 
 async def _go_back(options: SetupOptions, units: Units, before: Path | None, error: UnitFailed) -> None:

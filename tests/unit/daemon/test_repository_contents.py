@@ -54,6 +54,12 @@ def test_a_version_older_than_what_is_published_is_refused_with_the_way_back() -
     assert "clusteraid repo remove agent=1.10" in refused.value.advice
 
 
+def test_several_versions_are_added_in_any_order() -> None:
+    new = [package("0.10.0"), package("0.9.0")]
+    for order in (new, new[::-1]):
+        assert versions(added((), order, is_older, keep=3)) == ["0.10.0", "0.9.0"]
+
+
 def test_removing_takes_one_version_or_all() -> None:
     contents = in_order([package("1"), package("2"), package("2", name="ctl")], is_older)
     assert versions(removed(contents, "agent", "1")[0]) == ["2", "2"]
