@@ -149,18 +149,15 @@ class SchedulerLaunch(_DaskLaunch):
             *("--host", f"tls://{bracketed(self.host)}", "--port", str(self.port), "--protocol", "tls"),
             *board,
             *_tls(self.certificate, self.ca, self.preload),
-            *("--preload", str(self.control_preload)),
+            *("--preload", str(self.preload.with_name("dask_preload_versions.py"))),
+            *("--preload", str(self.preload.with_name("dask_preload_scheduler.py"))),
         ]
-
-    @property
-    def control_preload(self) -> Path:
-        """The control socket's side in the scheduler lies beside the preload of both."""
-        return self.preload.with_name("dask_preload_scheduler.py")
 
     def variables(self) -> dict[str, str]:
         """Return what is added to the environment variables."""
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(self.control_socket.parent)}  # the one that Dask's user can write
-        return _SETTINGS | scratch | {"CLUSTERAI_CONTROL_SOCKET": str(self.control_socket)}
+        own = {"CLUSTERAI_CONTROL_SOCKET": str(self.control_socket), "CLUSTERAI_POOL": self.pool}
+        return _SETTINGS | scratch | own
 
 
 def _is_tls_address(text: str) -> bool:

@@ -29,6 +29,11 @@ def catalog_names(ctx: click.Context, _param: click.Parameter, incomplete: str) 
     return _asked(ctx, incomplete, _catalog)
 
 
+def pool_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the pools that begin so."""
+    return _asked(ctx, incomplete, _pools)
+
+
 def key_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the ids of keys that begin so and are not revoked."""
     return _asked(ctx, incomplete, _keys)
@@ -52,6 +57,14 @@ async def _node_ids(ctl: Ctl) -> list[str]:
     async with ctl.cluster() as cluster:
         reply = await cluster.call("NodeAdminService/ListNodes", ListNodesRequest(), ListNodesResponse)
     return [node.node_id for node in reply.nodes]
+
+
+async def _pools(ctl: Ctl) -> list[str]:
+    from clusterai.v1.cluster_pb2 import GetStatusRequest, GetStatusResponse
+
+    async with ctl.cluster() as cluster:
+        reply = await cluster.call("ClusterService/GetStatus", GetStatusRequest(), GetStatusResponse)
+    return [pool.pool_name for pool in reply.pools]
 
 
 async def _models(ctl: Ctl) -> list[str]:

@@ -45,10 +45,11 @@ class DaskClient:
 
     def comments(self) -> tuple[str, ...]:
         """What a person should know before using them."""
+        pool = "" if self.pool == "main" else f"--pool {self.pool} "
         return (
             f"Dask client of the pool {self.pool}: `from dask.distributed import Client; Client()` connects with this.",
             f"Match these: {self.versions}",
-            "`clusteractl dask env --create PATH` makes such an environment.",
+            f"`clusteractl dask env {pool}--create PATH` makes such an environment.",
             f"The certificate ends {moment(self.expires_unix_seconds)}; run this command again for a new one.",
             *_WARNING,
         )

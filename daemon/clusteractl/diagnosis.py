@@ -129,9 +129,8 @@ def dask_environment_check(active: Path | None, pools: Sequence[PoolStatus]) -> 
     if not wrong:
         return Check(name, "client", "not-applicable", "no pool tells its environment yet")
     pool, problem = next(iter(wrong.items()))
-    return Check(
-        name, "client", "failed", f"{active}: for the pool {pool} {problem}", "clusteractl dask env --create PATH"
-    )
+    fix = f"clusteractl dask env --pool {pool} --create PATH"
+    return Check(name, "client", "failed", f"{active}: for the pool {pool} {problem}", fix)
 
 
 def installed(environment: Path) -> dict[str, str]:

@@ -18,7 +18,8 @@ from clusteraid.config import BackEnd, DaemonConfig
 from clusteraid.findings import Check, failed, listed, not_applicable, ok, warning
 from clusteraid.machine_units import MachineUnits
 from clusteraid.nodes import Nodes
-from clusteraid.pool_port import PoolPlan, PoolPort
+from clusteraid.pool_port import PoolPort
+from clusteraid.pools import Pools
 from clusteraid.registry import Link
 from clusteraid.status import Problems
 from clusteraid.store import Store
@@ -41,8 +42,7 @@ class CheckedParts:
     certificate: DaemonCertificate
     units: MachineUnits
     control: Units
-    pool: PoolPort
-    plan: PoolPlan
+    pools: Pools
     problems: Problems
     announced: Callable[[], Awaitable[bool]]
 
@@ -140,18 +140,23 @@ class Checks:
         return ok("polkit lets the daemon control its units")
 
     async def _environment(self) -> CheckResult:
-        environment = self._parts.plan.environment
-        wanted = environment.environment_hash
         built = {node.node_id: node.status.environment for node in self._parts.nodes if node.entry.link is Link.UP}
         broken = sorted(name for name, told in built.items() if told.state == ENVIRONMENT_STATE_FAILED)
         if broken:
             told = built[broken[0]]
             return failed(f"not built on {listed(broken)}: {told.reason}", told.hint)
-        directory = self._parts.config.pool.compute_directory / "env" / wanted
-        if await asyncio.to_thread(read_complete, directory) is None:
+        lacking = [pool for pool in self._parts.pools if not await asyncio.to_thread(self._is_built, pool)]
+        if lacking:
+            environment, reason = lacking[0].plan.environment, lacking[0].status().reason
             fix = "the server's own agent builds it: `systemctl status clusterai-agent`, `clusteractl node list`"
-            return warning(f"this machine has not built the environment {wanted} yet", fix)
-        return ok(f"{wanted} (Python {environment.python_minor}) is built")
+            message = f"this machine has not built {environment.environment_hash} of the pool {lacking[0].plan.name}"
+            return warning(f"{message}; it waits {reason}" if reason else message, fix)
+        found = (pool.plan.environment for pool in self._parts.pools)
+        return ok(", ".join(f"{one.environment_hash} (Python {one.python_minor}) is built" for one in found))
+
+    def _is_built(self, pool: PoolPort) -> bool:
+        directory = self._parts.config.pool.compute_directory / "env" / pool.plan.environment.environment_hash
+        return read_complete(directory) is not None
 
     async def _disk(self) -> CheckResult:
         directory = self._parts.config.server.state_directory

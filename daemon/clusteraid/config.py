@@ -1,6 +1,5 @@
 """The daemon's configuration: /etc/clusterai/clusteraid.toml. Every key has a default."""
 
-import platform
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -8,8 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from clusterai.config import Section, decode, read_toml
-from clusterai.errors import InvalidName
-from clusterai.ids import parse_pool_name
+from clusteraid.pool_config import MOBILE, MobileConfig, PoolConfig
 
 DEFAULT_FILE = Path("/etc/clusterai/clusteraid.toml")
 _PORTS = range(1 << 16)
@@ -72,44 +70,6 @@ class SessionConfig(Section):
             self.reject("offline_seconds", self.offline_seconds, "must be 2 × heartbeat_seconds to 3600")
         if not self.heartbeats_per_second >= 1:
             self.reject("heartbeats_per_second", self.heartbeats_per_second, "must be 1 or more")
-
-
-@dataclass(frozen=True)
-class PoolConfig(Section):
-    """`[pool]`: the pool's scheduler and the environment that all its nodes share."""
-
-    name: str = "main"
-    scheduler_host: str = ""  # empty: all addresses
-    scheduler_port: int = 8786
-    dashboard_port: int = 8787
-    python: str = ""  # a minor such as "3.11"; empty: this machine's own
-    lock_file: Path | None = None  # another lock than the shipped one
-    scheduler_directory: Path = Path("/var/lib/clusterai-scheduler")
-    compute_directory: Path = Path("/var/lib/clusterai-compute")
-    runtime_directory: Path = Path("/run/clusterai-dask")
-    control_socket: Path | None = None  # of the scheduler; default: NAME.sock in the runtime directory
-
-    def validate(self) -> None:
-        """Refuse names, minors and ports that are none."""
-        try:
-            parse_pool_name(self.name)
-        except InvalidName as error:
-            self.reject("name", self.name, error.advice)
-        if self.python and not re.fullmatch(r"3\.\d{1,2}", self.python):
-            self.reject("python", self.python, 'must be a minor such as "3.11"')
-        for key in ("scheduler_port", "dashboard_port"):
-            if getattr(self, key) not in _PORTS:
-                self.reject(key, getattr(self, key), "must be 0 to 65535")
-
-    @property
-    def python_minor(self) -> str:
-        """The Python minor of the pool."""
-        return self.python or ".".join(platform.python_version_tuple()[:2])
-
-    @property
-    def socket(self) -> Path:
-        """The scheduler's control socket."""
-        return self.control_socket or self.runtime_directory / f"{self.name}.sock"
 
 
 @dataclass(frozen=True)
@@ -232,12 +192,13 @@ class LogConfig:
 
 
 @dataclass(frozen=True)
-class DaemonConfig:
+class DaemonConfig(Section):
     """All of it."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    mobile: MobileConfig = field(default_factory=MobileConfig)
     local_node: LocalNodeConfig = field(default_factory=LocalNodeConfig)
     units: UnitsSection = field(default_factory=UnitsSection)
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
@@ -247,6 +208,24 @@ class DaemonConfig:
     repository: RepositoryConfig = field(default_factory=RepositoryConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def validate(self) -> None:
+        """Refuse two pools of one name or on one port."""
+        if not self.mobile.enabled:
+            return
+        if self.pool.name == MOBILE:
+            self.reject("pool.name", MOBILE, "it is the pool of the phones, which is enabled in [mobile]")
+        taken = {self.pool.scheduler_port, self.pool.dashboard_port}
+        for key in ("scheduler_port", "dashboard_port"):
+            port = getattr(self.mobile, key)
+            if port and port in taken:
+                self.reject(f"mobile.{key}", port, "must differ from the ports of [pool] and from each other")
+            taken.add(port)
+
+    @property
+    def pools(self) -> tuple[PoolConfig, ...]:
+        """All pools, the main one first."""
+        return (self.pool, self.mobile.pool(self.pool)) if self.mobile.enabled else (self.pool,)
 
 
 def load_config(file: Path | None) -> DaemonConfig:

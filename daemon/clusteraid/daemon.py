@@ -38,6 +38,7 @@ from clusteraid.drain import Drains
 from clusteraid.emptying import Emptying
 from clusteraid.entrance import build_entrance
 from clusteraid.events import Events
+from clusteraid.former_schedulers import FormerSchedulers
 from clusteraid.gateway.gateway import Gateway, GatewayParts
 from clusteraid.gateway.served import Served
 from clusteraid.gateway.status import GatewayStatus
@@ -52,7 +53,8 @@ from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.plan import pool_plan
 from clusteraid.policies import Policies
-from clusteraid.pools import Pool
+from clusteraid.pool import Pool
+from clusteraid.pools import Pools
 from clusteraid.reload import Reloader
 from clusteraid.removal import Removal
 from clusteraid.repository.published import Published
@@ -132,9 +134,9 @@ class Daemon:
         self.access_store = AccessStore(store, self.authority.cluster_id)
         self.node_store = NodeStore(store, self.authority.cluster_id)
         self.events = Events(self.node_store)
-        self.plan = pool_plan(config.pool)
-        self.pool = Pool(self.plan, config.pool, units, self.authority.dask(config.pool.name))
-        self.units = MachineUnits(units, PoolName(config.pool.name))
+        self.schedulers = [Pool(pool_plan(one), one, units, self.authority.dask(one.name)) for one in config.pools]
+        self.pools = Pools(*self.schedulers)
+        self.units = MachineUnits(units, [PoolName(one.name) for one in config.pools])
         self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
         self.file = file
         self.is_own = partial(is_own, machine_id=own_machine_id())
@@ -144,13 +146,15 @@ class Daemon:
         numbers = Counter(await self.node_store.begin_era())
         await self.events.load()
         self.entrance = await build_entrance(self.access_store, self.authority, self.events)
-        self.nodes = Nodes(self.node_store, self.events, self.plan, self.pool.spec, numbers)
+        self.nodes = Nodes(self.node_store, self.events, self.pools, numbers)
         self.sessions = Sessions(self.nodes, self.events, self.config.session, self.reach.cluster, numbers)
         self.local_node = LocalNode(
             self.config.local_node, self.entrance.tokens, self.nodes, self.problems, self._enrollment_from_here
         )
-        self.holds = Holds(self.nodes, self.pool)
-        self.views = Views(self.nodes, self.pool, self.plan.environment)
+        self.nodes.plan_environments(lambda node: self.pools.further_environments() if self.is_own(node) else ())
+        self.nodes.on_reported(lambda node: self.pools.built_here(node.status) if self.is_own(node) else None)
+        self.holds = Holds(self.nodes, self.pools)
+        self.views = Views(self.nodes, self.pools)
         self.policies = Policies(PolicyStore(self.store), self.nodes, self.events)
         await self.policies.load()
         await self.nodes.load()
@@ -182,8 +186,8 @@ class Daemon:
 
     async def serve(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start the background work, open the doors, and run until asked to stop."""
-        self.drains = Drains(self.nodes, self.node_store, self.pool, self.events, tasks)
-        Rests(self.nodes, Emptying(self.nodes, self.pool), self.events, tasks, self.policies.drain_seconds)
+        self.drains = Drains(self.nodes, self.node_store, self.pools, self.events, tasks)
+        Rests(self.nodes, Emptying(self.nodes, self.pools), self.events, tasks, self.policies.drain_seconds)
         self.announcer = Announcer(self.problems)
         self._start_background(tasks)
         server = self.config.server
@@ -216,9 +220,10 @@ class Daemon:
             self.authority.cluster_id, self.authority.ca_sha256, self.authority.ca_pem, str(self.file or ""), self.reach
         )
         served = Served(self.gateway.urls, self.control, self.inventory)
-        self.report = StatusReport(about, self.nodes, self.pool, self.store, self.problems, served.status)
+        self.report = StatusReport(about, self.nodes, self.pools, self.store, self.problems, served.status)
         work = {
-            "pool": self.pool.run(),
+            **{f"pool {pool.plan.name}": pool.run() for pool in self.schedulers},
+            "former schedulers": self._former_schedulers().end(),
             "silence": self.sessions.watch(),
             "models": self.inventory.keep_current(),
             "events": self.events.keep_saving(),
@@ -249,13 +254,13 @@ class Daemon:
     def _services(self) -> tuple[AddServicer, ...]:
         """Return the services of the mTLS port and the local socket."""
         entrance, authority, nodes = self.entrance, self.authority, self.nodes
-        removal = Removal(nodes, self.node_store, self.drains, self.pool, authority, entrance.revocations)
-        node = NodeServicer(self.sessions, nodes, authority, entrance.renewals, self.plan)
+        removal = Removal(nodes, self.node_store, self.drains, self.pools, authority, entrance.revocations)
+        node = NodeServicer(self.sessions, nodes, authority, entrance.renewals, self.pools)
         admin = NodeAdminServicer(
             nodes, self.views, entrance.approvals, self.drains, removal,
             lambda: self.reloader.config.drain.deadline_seconds,
         )
-        worker = WorkerServicer(self.views, authority, self.plan, self.events, self._scheduler_address)
+        worker = WorkerServicer(self.views, authority, self.pools, self.events, self.reach.at_first_host)
         logs = LogServicer(self.units, units_config(self.config), nodes, self.sessions)
         servicers: tuple[tuple[Any, Any], ...] = (
             (add_LogServiceServicer_to_server, logs),
@@ -283,13 +288,14 @@ class Daemon:
         return Checks(
             CheckedParts(
                 self.config, self.reach, self.nodes, self.store, self.entrance.certificate, self.units, self.control,
-                self.pool, self.plan, self.problems, self.announcer.check,
+                self.pools, self.problems, self.announcer.check,
             ),
             self.gateway.checks() | self.repository.checks(),
         )
 
-    def _scheduler_address(self) -> str:
-        return self.reach.at_first_host(self.pool.spec().scheduler_address)
+    def _former_schedulers(self) -> FormerSchedulers:
+        names = {pool.plan.name for pool in self.schedulers}
+        return FormerSchedulers(self.config.pool.scheduler_directory, names, self.control)
 
     def _enrollment_from_here(self) -> str:
         return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)

@@ -31,10 +31,10 @@ Progress = Callable[[int, int, int], None]
 class SchedulerAway(ClusterAIError):
     code, status = "scheduler-away", Status.UNREACHABLE
     message = "the scheduler does not answer on {socket}: {reason}"
-    hint = "look at `clusteractl status` and at the scheduler's log: `clusteractl logs --unit clusterai-scheduler@main`"
+    hint = "look at `clusteractl status` and at its log: `clusteractl logs --unit clusterai-scheduler@{pool}`"
 
     def __init__(self, socket: Path, reason: str) -> None:
-        super().__init__(socket=socket, reason=reason)
+        super().__init__(socket=socket, reason=reason, pool=socket.stem)
 
 
 class SchedulerRefused(ClusterAIError):

@@ -10,7 +10,7 @@ from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
 from clusteraid.emptying import DrainRefused, Emptying, NowhereToMove, Progress
 from clusteraid.nodes import Node, Nodes
-from clusteraid.pool_port import PoolPort
+from clusteraid.pools import Pools
 from clusteraid.ports import EventLog
 from clusteraid.registry import Desired, DrainAsked, DrainDone, DrainEnded
 from clusteraid.store import StoreUnavailable
@@ -59,10 +59,10 @@ class Drains:
     """All drains: one for each node that is draining."""
 
     def __init__(
-        self, nodes: Nodes, store: NodeStore, pool: PoolPort, events: EventLog, tasks: asyncio.TaskGroup
+        self, nodes: Nodes, store: NodeStore, pools: Pools, events: EventLog, tasks: asyncio.TaskGroup
     ) -> None:
         self._nodes, self._store, self._events, self._tasks = nodes, store, events, tasks
-        self._emptying = Emptying(nodes, pool)
+        self._emptying = Emptying(nodes, pools)
         self._going: dict[NodeId, Drain] = {}
 
     def resume(self) -> None:

@@ -10,6 +10,7 @@ from clusteraid.dask_control import SchedulerAway, SchedulerRefused
 from clusteraid.nodes import Node, Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort
+from clusteraid.pools import Pools
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
@@ -39,10 +40,10 @@ class Progress:
 
 
 class Emptying:
-    """Empties nodes through the scheduler."""
+    """Empties nodes through the scheduler of their pool."""
 
-    def __init__(self, nodes: Nodes, pool: PoolPort) -> None:
-        self._nodes, self._pool = nodes, pool
+    def __init__(self, nodes: Nodes, pools: Pools) -> None:
+        self._nodes, self._pools = nodes, pools
 
     async def empty(self, node: Node, report: Callable[[Progress], None]) -> None:
         """Move everything away from the node's workers until the scheduler knows none of them any more.
@@ -51,11 +52,14 @@ class Emptying:
             NowhereToMove: they hold something, and no other worker could take it.
             DrainRefused: the scheduler could not do it.
         """
-        await self._pool.settled()
-        while names := self._workers_of(node):
-            self._check_room(node)
+        pool = self._pools.of(node.facts)
+        if pool is None:
+            return
+        await pool.settled()
+        while names := _workers_of(node, pool):
+            self._check_room(node, pool)
             try:
-                await self._pool.retire(names, _reporter(report))
+                await pool.retire(names, _reporter(report))
             except SchedulerRefused as error:
                 raise DrainRefused(node_id=node.node_id, why=error) from error
             except SchedulerAway as error:
@@ -64,17 +68,19 @@ class Emptying:
                 await asyncio.sleep(_RETIRE_AGAIN_SECONDS)
             await asyncio.sleep(_RETRY_SECONDS)
 
-    def _workers_of(self, node: Node) -> list[str]:
-        return [name for name in self._pool.workers if owner_of(name) == node.node_id]
-
-    def _check_room(self, node: Node) -> None:
+    def _check_room(self, node: Node, pool: PoolPort) -> None:
         """Raise NowhereToMove when what the node's workers hold could go nowhere."""
-        workers = self._pool.workers
-        mine = set(self._workers_of(node))
-        working = {other.node_id for other in self._nodes if other.entry.is_counted_on}
+        workers = pool.workers
+        mine = set(_workers_of(node, pool))
+        members = (other for other in self._nodes if self._pools.of(other.facts) is pool)
+        working = {other.node_id for other in members if other.entry.is_counted_on}
         room = any(owner_of(name) in working for name in workers if name not in mine)
         if not room and any(workers[name].processing or workers[name].nbytes for name in mine):
             raise NowhereToMove(node_id=node.node_id)
+
+
+def _workers_of(node: Node, pool: PoolPort) -> list[str]:
+    return [name for name in pool.workers if owner_of(name) == node.node_id]
 
 
 def _reporter(report: Callable[[Progress], None]) -> Callable[[int, int, int], None]:

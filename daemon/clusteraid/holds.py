@@ -1,24 +1,25 @@
-"""Which workers get no new tasks: those of nodes that may not work now. Told to the pool soon after each change."""
+"""Which workers get no new tasks: those of nodes that may not work now. Told to the pools soon after each change."""
 
 import asyncio
 from collections.abc import Iterable
 
 from clusteraid.nodes import Node, Nodes
 from clusteraid.planner import owner_of
-from clusteraid.pool_port import PoolPort
+from clusteraid.pools import Pools
 
 _SOON_SECONDS = 0.05  # many changes at once are told as one
 
 
 class Holds:
-    """Keeps the pool's held workers in step with the nodes' states."""
+    """Keeps each pool's held workers in step with the states of its nodes."""
 
-    def __init__(self, nodes: Nodes, pool: PoolPort) -> None:
-        self._nodes, self._pool = nodes, pool
-        self._told: frozenset[str] | None = None  # the scheduler may still hold some for an earlier daemon
+    def __init__(self, nodes: Nodes, pools: Pools) -> None:
+        self._nodes, self._pools = nodes, pools
+        self._told: dict[str, frozenset[str]] = {}  # a scheduler may still hold some for an earlier daemon
         self._timer: asyncio.TimerHandle | None = None
         nodes.on_changed(self._node_changed)
-        pool.on_changed(self._soon)
+        for pool in pools:
+            pool.on_changed(self._soon)
 
     def close(self) -> None:
         """Tell nothing any more."""
@@ -34,16 +35,18 @@ class Holds:
 
     def _tell(self) -> None:
         self._timer = None
-        names = held_workers(self._nodes, self._pool.workers)
-        if names != self._told:
-            self._told = names
-            self._pool.hold(names)
+        for pool in self._pools:
+            members = (node for node in self._nodes if self._pools.of(node.facts) is pool)
+            names = held_workers(members, pool.workers)
+            if names != self._told.get(pool.plan.name):
+                self._told[pool.plan.name] = names
+                pool.hold(names)
 
 
 def held_workers(nodes: Iterable[Node], registered: Iterable[str]) -> frozenset[str]:
-    """Return the names of workers that may get no new tasks; a registered one of an unknown node is among them.
+    """Return the names of workers of a pool that may get no new tasks; `nodes` are those that belong to it.
 
-    A node speaks for its own workers only, whatever names it reports.
+    A registered one of no such node is among them. A node speaks for its own workers only, whatever names it reports.
     """
     working: set[str] = set()
     held: set[str] = set()

@@ -1,5 +1,7 @@
 """The units of this machine that the daemon controls, by name; what is not listed cannot be touched."""
 
+from collections.abc import Iterable
+
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import PoolName, UnitName
 from clusterai.units import Units, UnitStatus
@@ -30,9 +32,9 @@ def scheduler_unit(pool: PoolName) -> UnitName:
 class MachineUnits:
     """Control of the listed units."""
 
-    def __init__(self, units: Units, pool: PoolName) -> None:
+    def __init__(self, units: Units, pools: Iterable[PoolName]) -> None:
         self._units = units
-        self.controlled = (scheduler_unit(pool), GATEWAY_UNIT, WEBUI_UNIT, OLLAMA_UNIT)
+        self.controlled = (*map(scheduler_unit, pools), GATEWAY_UNIT, WEBUI_UNIT, OLLAMA_UNIT)
         self.readable = (DAEMON_UNIT, AGENT_UNIT, *self.controlled)
 
     @property

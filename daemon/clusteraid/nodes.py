@@ -3,18 +3,26 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.ids import NodeId
 from clusterai.v1.node_pb2 import NodeSpec, NodeStatus
-from clusterai.v1.types_pb2 import POLICY_STATE_RESTING, NodeFacts, OllamaSpec, PolicySettings, Sample
+from clusterai.v1.types_pb2 import (
+    POLICY_STATE_RESTING,
+    EnvironmentSpec,
+    NodeFacts,
+    OllamaSpec,
+    PolicySettings,
+    PoolSpec,
+    Sample,
+)
 from clusteraid.planner import judge, plan_workers, still_running
-from clusteraid.pool_port import PoolPlan
+from clusteraid.pools import MobileIsOff, Pools
 from clusteraid.ports import Enrolment, EventLog, Role
-from clusteraid.registry import Desired, Event, Judged, Link, NodeEntry, PolicySaid, Rest, State, next_entry
+from clusteraid.registry import Desired, Event, Judged, Link, Misfit, NodeEntry, PolicySaid, Rest, State, next_entry
 from clusteraid.store import StoreUnavailable
 from clusteraid.store_nodes import NodeRecord, NodeStore
 
@@ -79,15 +87,14 @@ class Counter:
 class Nodes:
     """All nodes. Every change of an entry goes through `apply`."""
 
-    def __init__(
-        self, store: NodeStore, events: EventLog, plan: PoolPlan, pool_spec: Callable[[], object], numbers: Counter
-    ) -> None:
-        self._store, self._events, self._plan, self._pool_spec, self._numbers = store, events, plan, pool_spec, numbers
+    def __init__(self, store: NodeStore, events: EventLog, pools: Pools, numbers: Counter) -> None:
+        self._store, self._events, self._pools, self._numbers = store, events, pools, numbers
         self._nodes: dict[NodeId, Node] = {}
         self._listeners: list[Callable[[Node], None]] = []
         self._report_listeners: list[Callable[[Node], None]] = []
         self._plan_models: Callable[[Node], OllamaSpec | None] = lambda _: None
         self._plan_policy: Callable[[Node], PolicySettings | None] = lambda _: None
+        self._plan_environments: Callable[[Node], Iterable[EnvironmentSpec]] = lambda _: ()
         self._unsaved_facts: dict[NodeId, bytes] = {}
 
     def __iter__(self) -> Iterator[Node]:
@@ -123,6 +130,10 @@ class Nodes:
     def plan_policy(self, planned: Callable[[Node], PolicySettings | None]) -> None:
         """Have this say when a node works and when it rests; None leaves it to the node."""
         self._plan_policy = planned
+
+    def plan_environments(self, planned: Callable[[Node], Iterable[EnvironmentSpec]]) -> None:
+        """Have this say what a node builds beside the environment of its pool."""
+        self._plan_environments = planned
 
     def has(self, node: Node) -> bool:
         """Whether the node is in the cluster still."""
@@ -179,7 +190,7 @@ class Nodes:
         node.facts, node.wire = facts, None
 
     def status_received(self, node: Node, status: NodeStatus) -> None:
-        """Take over what the node observed, and compare it with the pool."""
+        """Take over what the node observed, and compare it with its pool."""
         node.status, node.wire = status, None
         for listener in self._report_listeners:
             listener(node)
@@ -187,9 +198,8 @@ class Nodes:
         self.judge(node)
 
     def judge(self, node: Node) -> None:
-        """Compare the node with what the pool needs; its spec follows."""
-        misfit = judge(node.facts, self._plan.environment, node.status.environment, self._plan.name)
-        self.apply(node, Judged(misfit))
+        """Compare the node with what its pool needs; its spec follows."""
+        self.apply(node, Judged(_misfit(node, self._pools.spec_for(node.facts))))
         self.update_spec(node)
 
     def update_spec(self, node: Node) -> None:
@@ -227,7 +237,7 @@ class Nodes:
             self._unsaved_facts = facts | self._unsaved_facts
 
     def _planned(self, node: Node) -> NodeSpec:
-        entry = node.entry
+        entry, pool = node.entry, self._pools.spec_for(node.facts)
         spec = NodeSpec(build_environment=entry.misfit is None)
         if entry.misfit is not None:
             spec.reason = f"incompatible: {entry.misfit.reason}"
@@ -235,8 +245,9 @@ class Nodes:
             spec.reason = "drained"
         elif entry.rest is Rest.DONE:
             spec.reason = "resting"
-        if entry.misfit is None:
-            spec.pool.CopyFrom(self._pool_spec())  # type: ignore[arg-type]
+        if entry.misfit is None and pool is not None:
+            spec.pool.CopyFrom(pool)
+        spec.further_environments.extend(self._plan_environments(node))
         if entry.may_run_workers:
             workers = plan_workers(node.node_id, node.facts)
             spec.workers.extend(workers if entry.rest is Rest.NONE else still_running(workers, node.status.workers))
@@ -267,6 +278,13 @@ class Nodes:
 def _wanted(entry: NodeEntry) -> tuple[object, ...]:
     """What of an entry the node's spec follows."""
     return entry.desired, entry.misfit, entry.rest
+
+
+def _misfit(node: Node, pool: PoolSpec | None) -> Misfit | None:
+    """Why the node cannot work in its pool."""
+    if pool is None:
+        return Misfit(MobileIsOff.message, MobileIsOff.hint)
+    return judge(node.facts, pool.environment, node.status.environment, pool.pool_name)
 
 
 def _said(status: NodeStatus) -> PolicySaid:

@@ -1,10 +1,11 @@
-"""Which workers a node shall run, and whether it fits the pool: pure functions on facts."""
+"""Which workers a node shall run, and whether it fits its pool: pure functions on facts."""
 
 from collections.abc import Iterable, Mapping
 
 from clusterai.v1.types_pb2 import (
     ENVIRONMENT_STATE_INCOMPATIBLE,
     ENVIRONMENT_STATE_READY,
+    MACHINE_CLASS_PHONE,
     WORKER_STATE_RUNNING,
     WORKER_STATE_STARTING,
     EnvironmentSpec,
@@ -18,6 +19,11 @@ from clusteraid.registry import Misfit
 _MEMORY_SHARE = 0.75  # of the machine, for all workers together: the rest is for the system and the page cache
 _LEAST_MEMORY_BYTES = 1 << 28
 _MOST_WORKERS = 64
+_VERSIONS_ON_A_PHONE = "on the phone, `pkg upgrade`: the server publishes the package that matches"
+_PYTHON_ON_A_PHONE = (
+    "on the phone, `pkg upgrade`; when Termux has a newer Python than the pool, write its minor to "
+    "`python` below [mobile] in clusteraid.toml on the server"
+)
 
 
 def judge(facts: NodeFacts, environment: EnvironmentSpec, status: EnvironmentStatus, pool: str) -> Misfit | None:
@@ -28,30 +34,40 @@ def judge(facts: NodeFacts, environment: EnvironmentSpec, status: EnvironmentSta
     minor = environment.python_minor
     if minor not in facts.pythons:
         found = ", ".join(facts.pythons) or "none that a pool can use"
-        hint = (
-            f"on the node, `apt install python{minor} python{minor}-venv`; where its distribution lacks that, "
-            f"`sudo UV_PYTHON_INSTALL_DIR=/usr/local/share/uv/python uv python install {minor}`; then "
-            "`systemctl restart clusterai-agent`"
-        )
+        hint = _PYTHON_ON_A_PHONE if is_phone(facts) else f"on the node, {how_to_get_python(minor)}"
         return Misfit(f"pool {pool} needs Python {minor}; the node has {found}", hint)
     if status.environment_hash != environment.environment_hash:
         return None
     if status.state == ENVIRONMENT_STATE_INCOMPATIBLE:
         return Misfit(status.reason or f"the node cannot build the environment of pool {pool}", status.hint)
     if status.state == ENVIRONMENT_STATE_READY:
-        return _judge_versions(environment, status.versions)
+        directory = f"env/{environment.environment_hash}"
+        anew = f"remove {directory} below the node's compute directory and restart clusterai-agent: it is built anew"
+        return _judge_versions(environment, status.versions, _VERSIONS_ON_A_PHONE if is_phone(facts) else anew)
     return None
 
 
-def _judge_versions(environment: EnvironmentSpec, installed: Mapping[str, str]) -> Misfit | None:
+def is_phone(facts: NodeFacts) -> bool:
+    """Whether the machine is a phone: what it computes with comes in Termux's packages."""
+    return bool(facts.machine_class == MACHINE_CLASS_PHONE)
+
+
+def how_to_get_python(minor: str) -> str:
+    """Return what to do on a machine whose agent lacks that Python."""
+    return (
+        f"`apt install python{minor} python{minor}-venv`; where its distribution lacks that, "
+        f"`sudo UV_PYTHON_INSTALL_DIR=/usr/local/share/uv/python uv python install {minor}`; then "
+        "`systemctl restart clusterai-agent`"
+    )
+
+
+def _judge_versions(environment: EnvironmentSpec, installed: Mapping[str, str], hint: str) -> Misfit | None:
     """Compare what both sides know of: a package that one of them does not name is no difference."""
     wanted = environment.versions
     differing = sorted(name for name in wanted if name in installed and installed[name] != wanted[name])
     if not differing:
         return None
     listed = ", ".join(f"{name} {installed[name]} (pool: {wanted[name]})" for name in differing[:4])
-    directory = f"env/{environment.environment_hash}"
-    hint = f"remove {directory} below the node's compute directory and restart clusterai-agent: it is built anew"
     return Misfit(f"its environment holds other versions: {listed}", hint)
 
 

@@ -1,11 +1,11 @@
-"""What the rest of the daemon needs of the pool: its workers as the scheduler knows them, and power over them."""
+"""What the rest of the daemon needs of a pool: its workers as the scheduler knows them, and power over them."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from clusterai.v1.cluster_pb2 import PoolStatus
-from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec
+from clusterai.v1.types_pb2 import EnvironmentSpec, EnvironmentStatus, PoolSpec
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ class RegisteredWorker(Protocol):
 
 
 class PoolPort(Protocol):
-    """The pool, as sessions and drains use it."""
+    """A pool, as sessions and drains use it."""
+
+    @property
+    def plan(self) -> PoolPlan:
+        """What its nodes share."""
 
     async def settled(self) -> None:
         """Wait until `workers` can be believed: the scheduler answers, or does not run at all."""
@@ -47,7 +51,7 @@ class PoolPort(Protocol):
         """The registered workers by name."""
 
     def spec(self) -> PoolSpec:
-        """Return what nodes are told about the pool."""
+        """Return what nodes are told about the pool: always the same message, not to be changed."""
 
     def hold(self, names: Collection[str]) -> None:
         """Give no new tasks to exactly these workers, registered or not, from now on."""
@@ -60,6 +64,9 @@ class PoolPort(Protocol):
 
     async def close(self, names: Collection[str]) -> None:
         """End the workers at once; what they computed is computed again. Raises SchedulerAway, SchedulerRefused."""
+
+    def environment_told(self, status: EnvironmentStatus) -> None:
+        """Hear how far this machine's own agent is with the environment in which the scheduler runs."""
 
     def on_changed(self, listener: Callable[[], None]) -> None:
         """Call the listener whenever workers come, go or change."""

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from clusterai import __version__
 from clusterai.program import Notifier
-from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus
+from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus, PoolStatus
 from clusteraid.addresses import Reach
 from clusteraid.nodes import Nodes
 from clusteraid.pool_port import PoolPort
@@ -54,10 +54,10 @@ class StatusReport:
     """The whole cluster in one answer, and in one line. `models` tells what is served; None: no gateway here."""
 
     def __init__(
-        self, about: AboutServer, nodes: Nodes, pool: PoolPort, store: Store, problems: Problems,
+        self, about: AboutServer, nodes: Nodes, pools: Iterable[PoolPort], store: Store, problems: Problems,
         models: Callable[[], Awaitable[ModelsStatus | None]],
     ) -> None:  # fmt: skip
-        self._about, self._nodes, self._pool, self._store, self._problems = about, nodes, pool, store, problems
+        self._about, self._nodes, self._pools, self._store, self._problems = about, nodes, pools, store, problems
         self._models = models
 
     async def response(self, pending: int) -> GetStatusResponse:
@@ -65,15 +65,18 @@ class StatusReport:
         counts = {state.value: count for state, count in self._nodes.counts().items()}
         if pending:
             counts[State.PENDING.value] = pending
-        pool = self._pool.status()
-        pool.scheduler_address = self._about.reach.at_first_host(pool.scheduler_address)
         return GetStatusResponse(
             cluster_id=self._about.cluster_id, server_version=__version__, node_counts=counts,
-            started_unix_seconds=self._about.started, pools=[pool],
+            started_unix_seconds=self._about.started, pools=[self._pool(pool) for pool in self._pools],
             server_addresses=self._about.reach.cluster(), problems=self.problems(),
             configuration_file=self._about.configuration_file, ca_fingerprint=self._about.ca_sha256.hex(),
             clock_unix_seconds=time.time(), ca_pem=self._about.ca_pem.decode(), models=await self._models(),
         )
+
+    def _pool(self, pool: PoolPort) -> PoolStatus:
+        status = pool.status()
+        status.scheduler_address = self._about.reach.at_first_host(status.scheduler_address)
+        return status
 
     def problems(self) -> tuple[str, ...]:
         """Return what is wrong now."""
@@ -85,7 +88,7 @@ class StatusReport:
         ready = counts.get(State.READY, 0)
         others = ", ".join(f"{count} {state.value}" for state, count in counts.items() if state is not State.READY)
         line = f"{_counted(ready, 'node')} ready{', ' + others if others else ''}"
-        line += f", {_counted(len(self._pool.workers), 'worker')}"
+        line += f", {_counted(sum(len(pool.workers) for pool in self._pools), 'worker')}"
         problems = self.problems()
         return line + (f"; {problems[0]}" if problems else "")
 

@@ -4,6 +4,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse, Node
 from clusterai.v1.types_pb2 import (
@@ -11,7 +12,6 @@ from clusterai.v1.types_pb2 import (
     WORKER_STATE_HELD,
     WORKER_STATE_REGISTERED,
     WORKER_STATE_RUNNING,
-    EnvironmentSpec,
     NodeFacts,
     WorkerStatus,
 )
@@ -20,6 +20,7 @@ from clusteraid.nodes import Node as KnownNode
 from clusteraid.nodes import Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort, RegisteredWorker
+from clusteraid.pools import Pools
 
 _REGISTER_SECONDS = 20.0  # a worker that runs longer than this and is not registered has failed
 _UNREGISTERED = (
@@ -28,15 +29,17 @@ _UNREGISTERED = (
 # Field numbers of node_admin.proto on the wire: ListNodesResponse.nodes, and Node.last_heard_unix_seconds as a double.
 _NODES_TAG, _LAST_HEARD_TAG = b"\x0a", 9 << 3 | 1
 _LAST_HEARD = struct.Struct("<Bd")
+_ByNode = Mapping[str, tuple[RegisteredWorker, ...]]
 
 
 class Views:
     """Makes wire messages of nodes; what heartbeats do not change is kept from one listing to the next."""
 
-    def __init__(self, nodes: Nodes, pool: PoolPort, environment: EnvironmentSpec) -> None:
-        self._nodes, self._pool, self._environment = nodes, pool, environment
-        self._registered: dict[str, tuple[RegisteredWorker, ...]] = {}
-        pool.on_changed(self._pool_changed)
+    def __init__(self, nodes: Nodes, pools: Pools) -> None:
+        self._nodes, self._pools = nodes, pools
+        self._registered: dict[str, _ByNode] = {}  # by the name of the pool
+        for pool in pools:
+            pool.on_changed(partial(self._pool_changed, pool))
 
     def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool) -> bytes:
         """Return a serialised ListNodesResponse: all nodes by name, then those that wait for approval.
@@ -64,13 +67,16 @@ class Views:
             wire.sample.CopyFrom(node.sample)
         return wire
 
-    def workers(self) -> list[WorkerStatus]:
-        """Return all workers: those that nodes run, and those that only the scheduler knows."""
+    def workers(self, only: PoolPort | None = None) -> list[WorkerStatus]:
+        """Return all workers, or those of one pool: those that nodes run, and those that only a scheduler knows."""
         listed = [worker for node in self._nodes for worker in self._workers(node)]
-        known = {worker.worker_name for worker in listed}
-        strangers = (worker for name, worker in self._pool.workers.items() if name not in known)
-        listed.extend(_registered_only(worker) for worker in strangers)
-        return sorted(listed, key=lambda worker: (worker.node_id, worker.worker_name))
+        known = {(worker.pool_name, worker.worker_name) for worker in listed}
+        for pool in self._pools:
+            name = pool.plan.name
+            strangers = (worker for worker in pool.workers.values() if (name, worker.name) not in known)
+            listed.extend(_registered_only(worker, name) for worker in strangers)
+        wanted = listed if only is None else [one for one in listed if one.pool_name == only.plan.name]
+        return sorted(wanted, key=lambda worker: (worker.node_id, worker.worker_name, worker.pool_name))
 
     def _kept(self, node: KnownNode) -> bytes:
         """Return the node's bytes, less what changes with each heartbeat."""
@@ -83,35 +89,42 @@ class Views:
         return kept
 
     def _made(self, node: KnownNode) -> Node:
-        entry = node.entry
+        entry, pool = node.entry, self._pools.of(node.facts)
         wire = Node(
             node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
             facts=node.facts, since_unix_seconds=node.since, address=node.address, clock_skew_seconds=node.clock_skew,
             certificate_expires_unix_seconds=node.certificate_not_after, pool_name=node.spec.pool.pool_name,
             workers=self._workers(node),
         )
-        if node.status.environment.environment_hash == self._environment.environment_hash:
-            wire.environment.CopyFrom(node.status.environment)
+        environment = node.status.environment
+        if pool is not None and environment.environment_hash == pool.plan.environment.environment_hash:
+            wire.environment.CopyFrom(environment)
         return wire
 
     def _workers(self, node: KnownNode) -> list[WorkerStatus]:
-        registered = {worker.name: worker for worker in self._registered.get(node.node_id, ())}
+        pool = self._pools.of(node.facts)
+        name = pool.plan.name if pool is not None else ""
+        registered = {worker.name: worker for worker in self._registered.get(name, {}).get(node.node_id, ())}
         held = not node.entry.is_counted_on
         now = time.time() + node.clock_skew  # by the node's clock, as what it reports
         workers = [merged(node.node_id, worker, registered, now, held=held) for worker in node.status.workers]
+        for worker in workers:
+            worker.pool_name = name
         reported = {worker.worker_name for worker in workers}
-        return workers + [_registered_only(worker) for name, worker in registered.items() if name not in reported]
+        strangers = (worker for worker in registered.values() if worker.name not in reported)
+        return workers + [_registered_only(worker, name) for worker in strangers]
 
-    def _pool_changed(self) -> None:
+    def _pool_changed(self, pool: PoolPort) -> None:
         """Find out whose workers changed; only those nodes' messages are made anew."""
+        before = self._registered.get(pool.plan.name, {})
         grouped: dict[str, tuple[RegisteredWorker, ...]] = {}
-        for worker in self._pool.workers.values():
+        for worker in pool.workers.values():
             owner = owner_of(worker.name)
             grouped[owner] = (*grouped.get(owner, ()), worker)
         for node in self._nodes:
-            if grouped.get(node.node_id) != self._registered.get(node.node_id):
+            if grouped.get(node.node_id) != before.get(node.node_id):
                 node.wire = None
-        self._registered = grouped
+        self._registered[pool.plan.name] = grouped
 
 
 def pending(entry: Waiting) -> Node:
@@ -143,8 +156,8 @@ def merged(
     return worker
 
 
-def _registered_only(known: RegisteredWorker) -> WorkerStatus:
-    worker = WorkerStatus(worker_name=known.name, node_id=owner_of(known.name))
+def _registered_only(known: RegisteredWorker, pool: str) -> WorkerStatus:
+    worker = WorkerStatus(worker_name=known.name, node_id=owner_of(known.name), pool_name=pool)
     _add_registered(worker, known)
     return worker
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from bench.measure import Figure, median, quantile
 from clusterai.ids import ClusterId
 from clusterai.v1.node_pb2 import Hello, NodeStatus, SessionRequest, SessionResponse
-from clusterai.v1.types_pb2 import EnvironmentSpec, OllamaStatus, PoolSpec
+from clusterai.v1.types_pb2 import OllamaStatus
 from clusteraid.config import GatewayConfig, ModelsConfig, SessionConfig
 from clusteraid.events import Events
 from clusteraid.models.desires import DesiredModels
 from clusteraid.models.live import LiveModels
 from clusteraid.models.specs import SpecMaker
 from clusteraid.nodes import Counter, Nodes
-from clusteraid.pool_port import PoolPlan
+from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.sessions import Session, Sessions
 from clusteraid.store import Store
@@ -25,11 +25,11 @@ from clusteraid.store_access import AccessStore
 from clusteraid.store_models import ModelStore
 from clusteraid.store_nodes import NodeStore
 from support.ollama_status import GB, loaded, machine, model, ollama
+from support.played_pool import PlayedPool
 
 NODES, MODELS, MANAGED, UPDATES = 100, 50, 25, 200
 _LONGEST_SECONDS = 30.0
 _LATEST_MS = 250.0  # of the 500 to the gateway: it looks every 200 ms, and a burst waits for 50
-_PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
 
 
 def measure(nodes: int = NODES, models: int = MODELS) -> Iterator[Figure]:
@@ -113,7 +113,7 @@ async def _cluster(count: int, models: int) -> AsyncIterator[Cluster]:
             for number in range(count):
                 record = CertificateRecord(str(number), f"spiffe://c1/node/n{number}", 5e9)
                 await access.enroll(Enrolment(f"n{number}", Role.NODE, record, 1.0))
-            nodes = Nodes(node_store, Events(node_store), _PLAN, lambda: PoolSpec(pool_name="main"), Counter(1))
+            nodes = Nodes(node_store, Events(node_store), Pools(PlayedPool()), Counter(1))
             await nodes.load()
             desired = DesiredModels(ModelStore(store))
             for number in range(min(MANAGED, models)):

@@ -60,10 +60,12 @@ async def test_node_names_are_those_of_the_cluster(line: str, daemon: FakeDaemon
         ("clusteractl why l", ["llama3.2:3b"]),
         ("clusteractl key create --model q", ["qwen3:32b"]),
         ("clusteractl model pull h", ["huge:400b"]),
+        ("clusteractl worker list --pool m", ["main"]),
+        ("clusteractl dask env --pool m", ["main"]),
         ("clusteractl key revoke ", ["k3v7q2xa", "aaaaaaaa", "bbbbbbbb", "dddddddd"]),
     ],
 )
-async def test_models_and_keys_are_those_of_the_cluster(
+async def test_models_pools_and_keys_are_those_of_the_cluster(
     line: str, offers: list[str], daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     assert await completed(daemon.socket, tmp_path, line) == offers

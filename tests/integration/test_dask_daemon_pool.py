@@ -11,11 +11,16 @@ import pytest
 
 from clusterai.pki import CertificateAuthority, Issued
 from clusterai.units import UnitsConfig, open_units
-from clusterai.v1.types_pb2 import EnvironmentSpec
-from clusteraid.config import PoolConfig
+from clusterai.v1.types_pb2 import (
+    ENVIRONMENT_STATE_FAILED,
+    ENVIRONMENT_STATE_INCOMPATIBLE,
+    EnvironmentSpec,
+    EnvironmentStatus,
+)
 from clusteraid.machine_units import scheduler_unit
+from clusteraid.pool import Pool
+from clusteraid.pool_config import PoolConfig
 from clusteraid.pool_port import PoolPlan
-from clusteraid.pools import Pool
 from support.dask_env import dask_environment
 from support.dask_pool import until
 
@@ -77,6 +82,12 @@ async def test_it_waits_for_the_environment_and_then_runs(tmp_path: Path, enviro
         await asyncio.wait_for(pool.settled(), 60)
         assert pool.status().scheduler_state == "waiting"
         assert "the compute environment" in pool.status().reason
+        lacks = EnvironmentStatus(state=ENVIRONMENT_STATE_INCOMPATIBLE, reason="this machine has no Python 3.14")
+        pool.environment_told(lacks)
+        await until(lambda: "has no Python 3.14; on this server, `apt install" in pool.status().reason, "it says why")
+        full = EnvironmentStatus(state=ENVIRONMENT_STATE_FAILED, reason="the disk is full", hint="free 500 MB")
+        pool.environment_told(full)
+        await until(lambda: "the disk is full; free 500 MB" in pool.status().reason, "it says the newest")
         changes: list[str] = []
         pool.on_changed(lambda: changes.append(pool.status().scheduler_state))
         link_environment(tmp_path, environment)
@@ -115,10 +126,10 @@ async def test_who_stops_it_by_hand_finds_it_stopped(tmp_path: Path, environment
     link_environment(tmp_path, environment)
     async with running(tmp_path, environment, Issuer()) as pool:
         await until(lambda: pool.status().scheduler_state == "running", "it runs", 60)
-        await pool._units.stop(scheduler_unit(pool._plan.name))  # type: ignore[arg-type]
+        await pool._units.stop(scheduler_unit(pool.plan.name))  # type: ignore[arg-type]
         await until(lambda: pool.status().scheduler_state == "stopped", "it is stopped", 60)
         assert "clusteractl unit start" in pool.status().reason
-        await pool._units.start(scheduler_unit(pool._plan.name))  # type: ignore[arg-type]
+        await pool._units.start(scheduler_unit(pool.plan.name))  # type: ignore[arg-type]
         await until(lambda: pool.status().scheduler_state == "running", "it runs again", 60)
 
 

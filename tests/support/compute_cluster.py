@@ -61,10 +61,10 @@ class ComputeNode:
 class ComputeCluster:
     """The daemon, and what nodes and clients need to come in. The compute environment is there already."""
 
-    def __init__(self, directory: Path, environment: Path) -> None:
+    def __init__(self, directory: Path, environment: Path, settings: str = "") -> None:
         self._directory, self.environment = directory, environment
         (directory / "server").mkdir()
-        self.daemon = LastingDaemon(directory / "server")
+        self.daemon = LastingDaemon(directory / "server", settings=settings)
         self.ctl = Ctl(directory, self.daemon.socket)
         self._link(directory / "server/compute")
 
@@ -114,9 +114,9 @@ contact_address = "127.0.0.1"
         return shown["state"], len(known)
 
     @asynccontextmanager
-    async def client(self, script: str) -> AsyncIterator[Script]:
+    async def client(self, script: str, pool: str = "main") -> AsyncIterator[Script]:
         """Run a script with `client`, `say` and `hear` in a process of the environment's Python."""
-        settings: dict[str, Any] = (await self.ctl("dask", "env", "--json")).data["settings"]
+        settings: dict[str, Any] = (await self.ctl("dask", "env", "--pool", pool, "--json")).data["settings"]
         indented = "".join(f"    {line}\n" for line in script.strip().splitlines())
         process = await asyncio.create_subprocess_exec(
             self.environment / "bin/python", "-c", _PREAMBLE.format(settings=settings) + indented,
@@ -132,9 +132,9 @@ contact_address = "127.0.0.1"
 
 
 @asynccontextmanager
-async def compute_cluster(directory: Path) -> AsyncIterator[ComputeCluster]:
-    """Run a daemon until the end of the block."""
-    cluster = ComputeCluster(directory, await pool_environment())
+async def compute_cluster(directory: Path, settings: str = "") -> AsyncIterator[ComputeCluster]:
+    """Run a daemon until the end of the block; `settings` end its clusteraid.toml."""
+    cluster = ComputeCluster(directory, await pool_environment(), settings)
     await cluster.daemon.start()
     try:
         yield cluster

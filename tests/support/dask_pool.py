@@ -17,7 +17,7 @@ from clusterai.launch import SchedulerLaunch, WorkerLaunch
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.units import Units, UnitsConfig, open_units
 from clusteraid.dask_control import DaskControl
-from clusteraid.pools import _free_port
+from clusteraid.pool import _free_port
 
 PRELOAD = Path(clusterai.__file__).with_name("dask_preload.py")
 SCHEDULER = UnitName("clusterai-scheduler@main.service")

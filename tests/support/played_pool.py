@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from clusterai.errors import ClusterAIError
 from clusterai.v1.cluster_pb2 import PoolStatus
-from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec
+from clusterai.v1.types_pb2 import EnvironmentSpec, EnvironmentStatus, PoolSpec
 from clusteraid.dask_control import Registered
 from clusteraid.pool_port import PoolPlan
 
@@ -25,21 +25,28 @@ class PlayedPool:
     retired: list[list[str]] = field(default_factory=list)
     error: ClusterAIError | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    plan: PoolPlan = PLAN
+    held: frozenset[str] = frozenset()
+    told: EnvironmentStatus = field(default_factory=EnvironmentStatus)
+    listeners: list[Callable[[], None]] = field(default_factory=list)
 
     async def settled(self) -> None:
         return
 
     def spec(self) -> PoolSpec:
-        return PoolSpec(pool_name="main")
+        return PoolSpec(pool_name=self.plan.name, environment=self.plan.environment)
 
     def status(self) -> PoolStatus:
-        return PoolStatus()
+        return PoolStatus(pool_name=self.plan.name)
 
     def hold(self, names: Collection[str]) -> None:
-        return
+        self.held = frozenset(names)
+
+    def environment_told(self, status: EnvironmentStatus) -> None:
+        self.told = status
 
     def on_changed(self, listener: Callable[[], None]) -> None:
-        return
+        self.listeners.append(listener)
 
     async def retire(self, names: Collection[str], progress: Callable[[int, int, int], None]) -> None:
         self.retired.append(sorted(names))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from clusterai.v1.node_pb2 import NodeSpec
-from clusterai.v1.types_pb2 import WorkerSpec
+from clusterai.v1.types_pb2 import EnvironmentSpec, WorkerSpec
 from clusterai_agent.addresses import is_loopback
 
 _WORKER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
@@ -13,6 +13,7 @@ _SCHEDULER = re.compile(r"(tls)://(\[[0-9A-Fa-f:.%a-z]*\]|[^:/\[\]\s]*):(\d{1,5}
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _MINOR = re.compile(r"3\.\d{1,2}")
 _WORKER_LIMIT = 1024
+_FURTHER_LIMIT = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Desired:
     scheduler_address: str = ""
     environment: DesiredEnvironment | None = None
     workers: tuple[DesiredWorker, ...] = ()
+    further: tuple[DesiredEnvironment, ...] = ()  # of schedulers that run on this machine
     reason: str = ""
     problem: str = ""
 
@@ -59,11 +61,11 @@ class Limits:
 
 def decide(spec: NodeSpec, limits: Limits) -> Desired:
     """Return what this node shall run. What a spec asks beyond the limits is cut; what makes no sense is a problem."""
-    desired = Desired(spec.generation, reason=spec.reason)
+    desired = Desired(spec.generation, reason=spec.reason, further=_further(spec))
     if not spec.HasField("pool"):
         return desired
     environment = spec.pool.environment
-    if not _HASH.fullmatch(environment.environment_hash) or not _MINOR.fullmatch(environment.python_minor):
+    if not _is_proper(environment):
         return replace(desired, problem="the server's environment has no proper hash or Python version")
     wanted = DesiredEnvironment(environment.environment_hash, environment.python_minor, spec.build_environment)
     desired = replace(desired, environment=wanted, scheduler_address=spec.pool.scheduler_address)
@@ -76,6 +78,17 @@ def decide(spec: NodeSpec, limits: Limits) -> Desired:
     if bad or len(set(names)) < len(names):
         return replace(desired, problem=f"the server named a worker improperly: {(bad or names)[0]!r}")
     return replace(desired, workers=tuple(_within(limits, worker, len(names)) for worker in spec.workers))
+
+
+def _further(spec: NodeSpec) -> tuple[DesiredEnvironment, ...]:
+    """The environments to be built beside the pool's; what makes no sense is left out, as the daemon's mistake."""
+    proper = (one for one in spec.further_environments[:_FURTHER_LIMIT] if _is_proper(one))
+    return tuple(DesiredEnvironment(one.environment_hash, one.python_minor, build=True) for one in proper)
+
+
+def _is_proper(environment: EnvironmentSpec) -> bool:
+    """Whether hash and minor are what they should be: directories and programs are named after them."""
+    return bool(_HASH.fullmatch(environment.environment_hash) and _MINOR.fullmatch(environment.python_minor))
 
 
 def _within(limits: Limits, worker: WorkerSpec, count: int) -> DesiredWorker:

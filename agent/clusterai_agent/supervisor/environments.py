@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from clusterai.environment import (
@@ -58,8 +58,11 @@ class Environments:
         """Whether workers can start in it."""
         return bool(self._status.state == types.ENVIRONMENT_STATE_READY)
 
-    async def want(self, wanted: DesiredEnvironment | None) -> None:
-        """Take care of this environment from now on: find it, or start to build it."""
+    async def want(self, wanted: DesiredEnvironment | None, others: Collection[str] | None = ()) -> None:
+        """Take care of this environment from now on: find it, or start to build it.
+
+        `others` are the hashes of further environments that stay on disk; None: all stay.
+        """
         if wanted != self._wanted:
             await self.close()
             self._wanted = wanted
@@ -67,8 +70,9 @@ class Environments:
             self._set(EnvironmentStatus())
         elif (versions := read_complete(self.directory(wanted.hash))) is not None:
             await self.close()
-            if not self._status.state:  # it was there when the agent started, so nobody uses another one any more
-                await asyncio.to_thread(_remove_others, self._root, wanted.hash)
+            # It was there when the agent started, so nobody uses another one any more.
+            if others is not None and not self._status.state:
+                await asyncio.to_thread(_remove_others, self._root, {wanted.hash, *others})
             self._say(wanted, types.ENVIRONMENT_STATE_READY, versions=versions)
         elif not wanted.build:
             await self.close()
@@ -146,10 +150,10 @@ class Environments:
             self._changed()
 
 
-def _remove_others(root: Path, wanted: str) -> None:
+def _remove_others(root: Path, wanted: Collection[str]) -> None:
     """Make room: an environment of an earlier lock takes 300 MB."""
     try:
-        for name in remove_others(root, {wanted}):
-            log.info("removed environment %s, which the pool does not use any more", name)
+        for name in remove_others(root, wanted):
+            log.info("removed environment %s, which no pool uses any more", name)
     except OSError as error:
         log.warning("environments that are not used any more cannot be removed: %s", error)

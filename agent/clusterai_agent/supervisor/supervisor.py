@@ -16,6 +16,7 @@ from clusterai_agent.facts import own_addresses
 from clusterai_agent.server import Server
 from clusterai_agent.supervisor.desired import Desired, Limits, contact_host, decide, host_and_port, scheduler_at
 from clusterai_agent.supervisor.environments import Environments
+from clusterai_agent.supervisor.further_environments import FurtherEnvironments
 from clusterai_agent.supervisor.workers import Ground, Workers
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Supervisor:
         self._config, self._limits, self._units, self._server = config, limits, units, server
         self._changed = changed
         self._environments = Environments(compute / "env", config.environment, server, self.wake)
+        self._further = FurtherEnvironments(compute / "env", config.environment, server, self.wake)
         self._certificate = dask_certificate(compute, server)
         self._workers = Workers(compute / "workers", units)
         self._desired: Desired | None = None
@@ -71,11 +73,13 @@ class Supervisor:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             await self._environments.close()
+            await self._further.close()
 
     async def reconcile(self) -> None:
         """Do what the desired state needs now, then observe and report."""
         if (desired := self._desired) is not None:
-            await self._environments.want(desired.environment)
+            await self._environments.want(desired.environment, {one.hash for one in desired.further})
+            await self._further.want(desired.further)
             self._waiting_for = await self._settled(desired)
         await self._observe(desired)
 
@@ -83,6 +87,7 @@ class Supervisor:
         """Another machine or none is the node now: stop its workers and take their certificate away."""
         self._desired = Desired(0, reason=reason)
         await self._environments.want(None)
+        await self._further.want(())
         await self._workers.stop_all_but(())
         try:
             self._certificate.remove()
@@ -150,6 +155,7 @@ class Supervisor:
         status = NodeStatus(
             observed_generation=known.generation,
             environment=self._environments.status,
+            further_environments=self._further.statuses,
             workers=await self._workers.statuses(known.workers, self._waiting_for),
             message=known.problem or known.reason,
         )

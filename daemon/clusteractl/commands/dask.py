@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from clusteractl.command import Ctl, CtlGroup, pass_ctl
+from clusteractl.complete import pool_names
 from clusteractl.dask_environment import create_environment
 from clusteractl.dask_settings import DaskClient, environment_lines, kept, yaml_text
 from clusteractl.shape import shape
@@ -15,6 +16,7 @@ _EXAMPLES = """
 clusteractl dask env > cluster.env && . ./cluster.env
 clusteractl dask env --yaml > ~/.config/dask/cluster.yaml
 clusteractl dask env --create ~/cluster-env
+clusteractl dask env --pool mobile --create ~/phones-env
 """
 
 
@@ -32,7 +34,7 @@ def dask() -> None:
 @click.option(
     "--wheels", type=click.Path(path_type=Path), metavar="DIR", help="With --create: only wheels of this directory."
 )
-@click.option("--pool", default="main", show_default=True, metavar="POOL", help="The pool.")
+@click.option("--pool", default="main", show_default=True, metavar="POOL", shell_complete=pool_names, help="The pool.")
 @pass_ctl
 def env(ctl: Ctl, as_yaml: bool, create: Path | None, index_url: str, wheels: Path | None, pool: str) -> None:
     """Print what `from dask.distributed import Client; Client()` needs to connect.

@@ -59,13 +59,15 @@ def node_page(node: Node, now: float, width: int) -> list[Block]:
 
 
 def worker_table(workers: Sequence[WorkerStatus]) -> Table:
-    """One row a worker; tasks and stored results as its scheduler last said."""
+    """One row a worker; tasks and stored results as its scheduler last said. Its pool, where they are of several."""
+    several = len({worker.pool_name for worker in workers}) > 1
     columns = (
-        Column("WORKER", least=14), Column("NODE", least=8), Column("STATE", keep=True, stated=True),
+        Column("WORKER", least=14), Column("NODE", least=8), *([Column("POOL", keep=True)] if several else []),
+        Column("STATE", keep=True, stated=True),
         Column("THREADS", right=True, keep=True), Column("MEMORY", right=True, keep=True),
         Column("TASKS", right=True, keep=True), Column("STORED", right=True, keep=True),
     )  # fmt: skip
-    return Table(columns, tuple(_worker_row(worker) for worker in workers))
+    return Table(columns, tuple(_worker_row(worker, several=several) for worker in workers))
 
 
 def worker_list(workers: Sequence[WorkerStatus], width: int) -> list[Block]:
@@ -190,10 +192,11 @@ def _gpus(facts: NodeFacts) -> str:
     return listed([name if names.count(name) == 1 else f"{names.count(name)} {name}" for name in kinds])
 
 
-def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
+def _worker_row(worker: WorkerStatus, *, several: bool) -> tuple[str, ...]:
     return (
         worker.worker_name,
         worker.node_id or "-",
+        *([worker.pool_name or "-"] if several else []),
         word(WorkerState, worker.state),
         str(worker.thread_count or "-"),
         size(worker.memory_limit_bytes),

@@ -22,19 +22,19 @@ from clusteraid import sessions as live
 from clusteraid.access import CURRENT_CALLER, Caller, NotIdentified
 from clusteraid.authority import Authority, Renewals
 from clusteraid.nodes import Nodes
-from clusteraid.pool_port import PoolPlan
+from clusteraid.pools import Pools
 
 _HELLO_SECONDS = 10.0
 
 
 class NodeServicer(NodeServiceServicer):
-    """Sessions, renewals and the environment's lock."""
+    """Sessions, renewals and the environments' locks."""
 
     def __init__(
-        self, sessions: live.Sessions, nodes: Nodes, authority: Authority, renewals: Renewals, plan: PoolPlan
+        self, sessions: live.Sessions, nodes: Nodes, authority: Authority, renewals: Renewals, pools: Pools
     ) -> None:
         self._sessions, self._nodes, self._authority, self._renewals = sessions, nodes, authority, renewals
-        self._plan = plan
+        self._pools = pools
 
     async def Session(self, request_iterator: AsyncIterator[SessionRequest], context: Any) -> None:
         caller = CURRENT_CALLER.get()
@@ -58,7 +58,7 @@ class NodeServicer(NodeServiceServicer):
         caller = CURRENT_CALLER.get()
         node = self._nodes.find(_node_id(caller))
         if request.kind == CERTIFICATE_KIND_DASK:
-            dask = self._authority.dask(self._plan.name)
+            dask = self._authority.dask(self._pools.require(node.facts).plan.name)
             issued = dask.issue(request.csr_der, node.node_id)
             return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=dask.ca_pem)
         if request.kind == CERTIFICATE_KIND_GATE:
@@ -73,10 +73,14 @@ class NodeServicer(NodeServiceServicer):
     async def GetEnvironmentLock(
         self, request: GetEnvironmentLockRequest, context: Any
     ) -> GetEnvironmentLockResponse:
-        environment = self._plan.environment
-        if request.environment_hash not in ("", environment.environment_hash):
+        if request.environment_hash:
+            pool = self._pools.with_environment(request.environment_hash)
+        else:
+            pool = self._pools.require(self._nodes.find(_node_id(CURRENT_CALLER.get())).facts)
+        if pool is None:
             raise BadRequest(what="environment", reason=f"{request.environment_hash[:32]} is of no pool here")
-        return GetEnvironmentLockResponse(python_minor=environment.python_minor, lock_text=self._plan.lock_text)
+        plan = pool.plan
+        return GetEnvironmentLockResponse(python_minor=plan.environment.python_minor, lock_text=plan.lock_text)
 
 
 async def _hello(requests: AsyncIterator[SessionRequest]) -> Hello:

@@ -2,7 +2,14 @@
 
 from clusterai.v1.node_pb2 import NodeSpec
 from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec, WorkerSpec
-from clusterai_agent.supervisor.desired import Limits, contact_host, decide, host_and_port, scheduler_at
+from clusterai_agent.supervisor.desired import (
+    DesiredEnvironment,
+    Limits,
+    contact_host,
+    decide,
+    host_and_port,
+    scheduler_at,
+)
 
 GIB = 1 << 30
 LIMITS = Limits(enabled=True, threads=0, cpu_count=8, memory_limit_bytes=10 * GIB)
@@ -49,6 +56,16 @@ def test_no_pool_means_no_workers_with_the_servers_reason() -> None:
     desired = decide(NodeSpec(generation=9, reason="incompatible: no Python 3.11"), LIMITS)
     assert (desired.generation, desired.workers, desired.environment) == (9, (), None)
     assert desired.reason == "incompatible: no Python 3.11"
+
+
+def test_what_schedulers_here_run_in_is_built_whatever_the_node_itself_does() -> None:
+    bad = [EnvironmentSpec(environment_hash="../x", python_minor="3.14"), EnvironmentSpec(environment_hash="cd" * 8)]
+    good = EnvironmentSpec(environment_hash="cd" * 8, python_minor="3.14")
+    for told in (spec(worker()), NodeSpec(generation=9, reason="incompatible"), spec(worker("../../etc/passwd"))):
+        told.further_environments.extend([*bad, good])
+        assert decide(told, LIMITS).further == (DesiredEnvironment("cd" * 8, "3.14", build=True),)
+    crowded = NodeSpec(further_environments=[good] * 100)
+    assert len(decide(crowded, LIMITS).further) <= 4
 
 
 def test_what_makes_no_sense_is_a_problem_and_runs_nothing() -> None:

@@ -85,7 +85,7 @@ def test_an_environment_that_would_crash_workers_fails_with_the_fix(
     check = dask_environment_check(made_environment(tmp_path, versions, minor), POOLS)
     assert check.outcome == "failed"
     assert difference in check.message
-    assert check.fix == "clusteractl dask env --create PATH"
+    assert check.fix == "clusteractl dask env --pool main --create PATH"
 
 
 def test_no_environment_or_one_without_dask_is_no_failure(tmp_path: Path) -> None:

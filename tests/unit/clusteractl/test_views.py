@@ -11,7 +11,7 @@ from clusteractl.views import cluster, lists, nodes
 from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus, PoolStatus
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINING, DrainNodeResponse
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR, CreateTokenResponse, Token
-from clusterai.v1.types_pb2 import WORKER_STATE_FAILED
+from clusterai.v1.types_pb2 import WORKER_STATE_FAILED, WORKER_STATE_REGISTERED
 from support import model_samples, samples
 from support.zone import in_utc
 
@@ -104,6 +104,16 @@ def test_workers_that_failed_alike_share_a_reason() -> None:
     assert text(nodes.worker_list(failed, WIDTH)).splitlines()[-1] == (
         "pi0-0, pi1-0, pi2-0 and 2 more failed: no space left on device"
     )
+
+
+def test_the_pool_of_a_worker_is_shown_where_there_are_several() -> None:
+    workers = [samples.worker(name, WORKER_STATE_REGISTERED) for name in ("tower", "pixel")]
+    assert "POOL" not in text(nodes.worker_list(workers, WIDTH))
+    for worker, pool in zip(workers, ("main", "mobile"), strict=True):
+        worker.pool_name = pool
+    head, tower, pixel = (line.split() for line in text(nodes.worker_list(workers, WIDTH)).splitlines())
+    assert head[:4] == ["WORKER", "NODE", "POOL", "STATE"]
+    assert (tower[:3], pixel[:3]) == (["tower-0", "tower", "main"], ["pixel-0", "pixel", "mobile"])
 
 
 def test_a_step_of_a_drain_is_a_line() -> None:

@@ -87,7 +87,8 @@ def test_the_commands_ask_for_tls_and_nothing_else() -> None:
     assert "--host 192.0.2.7 --resources GPU=1.0" in worker
     assert "--host tls:// --port 8786" in scheduler
     assert "--dashboard-prefix dask " in scheduler
-    assert "--preload /p/dask_preload_scheduler.py" in scheduler
+    assert "--preload /p/dask_preload_versions.py --preload /p/dask_preload_scheduler.py" in scheduler
+    assert SCHEDULER.variables()["CLUSTERAI_POOL"] == "main"
     assert "--host [::1]" in " ".join(replace(WORKER, contact_address="::1").command())
     assert WORKER.variables()["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] == "True"
     assert WORKER.variables()["CUDA_VISIBLE_DEVICES"] == "GPU-1a2b"

@@ -17,6 +17,7 @@ from clusteraid.emptying import DrainRefused, NowhereToMove
 from clusteraid.events import Events
 from clusteraid.holds import held_workers
 from clusteraid.nodes import Counter, Node, Nodes
+from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.registry import Desired, SessionBroken, SessionOpened, Silent, State
 from clusteraid.removal import Removal
@@ -24,7 +25,7 @@ from clusteraid.revocation import Revocations
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
-from support.played_pool import PLAN, PlayedPool, worker
+from support.played_pool import PlayedPool, worker
 
 CLUSTER = ClusterId("c1")
 
@@ -59,12 +60,12 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             facts = NodeFacts(pythons=["3.11"], cpu_count=4, memory_total_bytes=1 << 33).SerializeToString()
             await access.enroll(Enrolment(name, Role.NODE, record, time.time(), facts=facts))
         events, pool = Events(nodes_store), PlayedPool()
-        nodes = Nodes(nodes_store, events, PLAN, pool.spec, Counter(1))
+        nodes = Nodes(nodes_store, events, Pools(pool), Counter(1))
         await nodes.load()
         for node in nodes:
             nodes.apply(node, SessionOpened(1 << 40))
         async with asyncio.TaskGroup() as tasks:
-            drains = Drains(nodes, nodes_store, pool, events, tasks)
+            drains = Drains(nodes, nodes_store, Pools(pool), events, tasks)
             yield Scene(access, nodes_store, nodes, pool, events, drains)
             for node in nodes:
                 drains.cancel(node)
@@ -150,11 +151,11 @@ async def test_undraining_ends_a_drain(scene: Scene) -> None:
 async def test_a_new_daemon_goes_on_with_a_drain(scene: Scene) -> None:
     scene.pool.workers = {"alpha-0": worker("alpha-0"), "beta-0": worker("beta-0")}
     await scene.store.set_desired(NodeId("alpha"), "draining", time.time() + 60)
-    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    nodes = Nodes(scene.store, scene.events, Pools(scene.pool), Counter(2))
     await nodes.load()
     scene.pool.gate.set()
     async with asyncio.TaskGroup() as tasks:
-        Drains(nodes, scene.store, scene.pool, scene.events, tasks).resume()
+        Drains(nodes, scene.store, Pools(scene.pool), scene.events, tasks).resume()
     assert await scene.desired("alpha") == "drained"
     assert nodes.find("alpha").entry.desired is Desired.DRAINED
 
@@ -185,7 +186,7 @@ async def test_a_node_speaks_for_its_own_workers_only(scene: Scene) -> None:
 
 
 async def test_a_restarted_daemon_holds_nobody_until_the_grace_time_is_over(scene: Scene) -> None:
-    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    nodes = Nodes(scene.store, scene.events, Pools(scene.pool), Counter(2))
     await nodes.load()
     assert {node.entry.state for node in nodes} == {State.SUSPECT}
     assert held_workers(nodes, ["alpha-0", "beta-0", "gone-0"]) == {"gone-0"}
@@ -197,10 +198,10 @@ async def test_a_resumed_drain_moves_results_to_nodes_that_are_still_to_come_bac
     scene.pool.workers = {"alpha-0": worker("alpha-0", nbytes=9), "beta-0": worker("beta-0")}
     scene.pool.gate.set()
     await scene.store.set_desired(NodeId("alpha"), Desired.DRAINING.value, time.time() + 60)
-    nodes = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    nodes = Nodes(scene.store, scene.events, Pools(scene.pool), Counter(2))
     await nodes.load()
     async with asyncio.TaskGroup() as tasks:
-        Drains(nodes, scene.store, scene.pool, scene.events, tasks).resume()
+        Drains(nodes, scene.store, Pools(scene.pool), scene.events, tasks).resume()
     assert scene.pool.retired == [["alpha-0"]]
     assert nodes.find("alpha").entry.desired is Desired.DRAINED
 
@@ -213,7 +214,7 @@ async def test_a_removed_nodes_workers_are_closed_where_there_is_a_scheduler(
     scene.pool.error = SchedulerAway(tmp_path, "not connected") if away else None
     revocations = Revocations(scene.access, time.time)
     authority = Authority.open(tmp_path / "pki")
-    removal = Removal(scene.nodes, scene.store, scene.drains, scene.pool, authority, revocations)
+    removal = Removal(scene.nodes, scene.store, scene.drains, Pools(scene.pool), authority, revocations)
     await removal.remove(scene.node("alpha"))
     assert list(scene.pool.workers) == (["alpha-0", "beta-0"] if away else ["beta-0"])
     assert [record.node_id for record in await scene.store.list_nodes()] == ["beta"]
@@ -230,7 +231,7 @@ async def test_a_node_of_another_python_is_known_as_such_when_it_joins_and_after
     enrolment = Enrolment("gamma", Role.NODE, CertificateRecord("9", "spiffe://c1/node/gamma", 5e9), 1.0, facts=facts)
     await scene.access.enroll(enrolment)
     scene.nodes.node_enrolled(enrolment)
-    restarted = Nodes(scene.store, scene.events, PLAN, scene.pool.spec, Counter(2))
+    restarted = Nodes(scene.store, scene.events, Pools(scene.pool), Counter(2))
     await restarted.load()
     for nodes in (scene.nodes, restarted):
         node = nodes.find("gamma")

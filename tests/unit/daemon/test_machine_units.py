@@ -27,7 +27,7 @@ async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
 @pytest.fixture
 async def units(bus: BusDaemon, systemd: FakeSystemd) -> AsyncIterator[MachineUnits]:
     async with open_units(UnitsConfig(bus_address=bus.address)) as opened:
-        yield MachineUnits(opened, PoolName("main"))
+        yield MachineUnits(opened, [PoolName("main")])
 
 
 async def test_what_a_server_need_not_have_is_listed_only_where_it_is(

@@ -16,12 +16,13 @@ from clusteraid.events import Events
 from clusteraid.migrations import MIGRATIONS
 from clusteraid.nodes import Counter, Nodes, NoSuchNode
 from clusteraid.policies import Policies
+from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
 from clusteraid.store_policies import PolicyStore, Scope
-from support.played_pool import PLAN, PlayedPool
+from support.played_pool import PlayedPool
 
 CLUSTER = ClusterId("c1")
 LAPTOPS, ANN = Scope(machine=MachineClass.LAPTOP), Scope("ann")
@@ -49,7 +50,7 @@ async def started(store: Store) -> Scene:
     """What a daemon has after its start."""
     nodes_store = NodeStore(store, CLUSTER)
     events = Events(nodes_store)
-    nodes = Nodes(nodes_store, events, PLAN, PlayedPool().spec, Counter(1))
+    nodes = Nodes(nodes_store, events, Pools(PlayedPool()), Counter(1))
     policies = Policies(PolicyStore(store), nodes, events)
     await policies.load()
     await nodes.load()

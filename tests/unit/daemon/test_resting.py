@@ -24,13 +24,14 @@ from clusteraid.emptying import Emptying
 from clusteraid.events import Events
 from clusteraid.holds import held_workers
 from clusteraid.nodes import Counter, Node, Nodes
+from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.registry import Rest, SessionOpened, State
 from clusteraid.resting import Rests
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
-from support.played_pool import PLAN, PlayedPool, worker
+from support.played_pool import PlayedPool, worker
 
 CLUSTER = ClusterId("c1")
 RUNNING = [WorkerStatus(worker_name="alpha-0", state=WORKER_STATE_RUNNING)]
@@ -76,14 +77,14 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             facts = NodeFacts(pythons=["3.11"], cpu_count=4, memory_total_bytes=1 << 33).SerializeToString()
             await access.enroll(Enrolment(name, Role.NODE, record, time.time(), facts=facts))
         events, pool = Events(nodes_store), PlayedPool()
-        nodes = Nodes(nodes_store, events, PLAN, pool.spec, Counter(1))
+        nodes = Nodes(nodes_store, events, Pools(pool), Counter(1))
         await nodes.load()
         for node in nodes:
             nodes.apply(node, SessionOpened(1 << 40))
         async with asyncio.TaskGroup() as tasks:
-            drains = Drains(nodes, nodes_store, pool, events, tasks)
+            drains = Drains(nodes, nodes_store, Pools(pool), events, tasks)
             made = Scene(nodes, pool, events, drains)
-            Rests(nodes, Emptying(nodes, pool), events, tasks, lambda _: made.deadline)
+            Rests(nodes, Emptying(nodes, Pools(pool)), events, tasks, lambda _: made.deadline)
             pool.workers = {"alpha-0": worker("alpha-0", 1, 100), "beta-0": worker("beta-0")}
             yield made
             for node in nodes:

@@ -8,19 +8,17 @@ import pytest
 
 from clusterai.ids import ClusterId, NodeId
 from clusterai.v1.node_pb2 import Hello, SessionRequest, SessionResponse
-from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec
 from clusteraid.config import SessionConfig
 from clusteraid.events import Events
 from clusteraid.nodes import Counter, Nodes
-from clusteraid.pool_port import PoolPlan
+from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
 from clusteraid.registry import State
 from clusteraid.sessions import Session, Sessions
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
-
-PLAN = PoolPlan("main", EnvironmentSpec(environment_hash="abc", python_minor="3.11"), "")
+from support.played_pool import PlayedPool
 
 
 class Scene:
@@ -58,7 +56,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             record = CertificateRecord(str(number), f"spiffe://c1/node/{name}", 5e9)
             await access.enroll(Enrolment(name, Role.NODE, record, 1.0))
         events = Events(nodes_store)
-        nodes = Nodes(nodes_store, events, PLAN, lambda: PoolSpec(pool_name="main"), Counter(1))
+        nodes = Nodes(nodes_store, events, Pools(PlayedPool()), Counter(1))
         await nodes.load()
         config = SessionConfig(heartbeats_per_second=1)
         built = Scene(nodes, Sessions(nodes, events, config, lambda: ("h:1",), Counter(1)))

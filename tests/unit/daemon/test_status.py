@@ -28,7 +28,7 @@ def report(served: ModelsStatus | None) -> StatusReport:
     pool: Any = SimpleNamespace(status=PoolStatus, workers=())
     store: Any = SimpleNamespace(problem="")
     about = AboutServer("c-1", bytes(32), b"-----BEGIN CERTIFICATE-----\n", "", reach)
-    return StatusReport(about, nodes, pool, store, Problems(), models)
+    return StatusReport(about, nodes, [pool], store, Problems(), models)
 
 
 @pytest.fixture
