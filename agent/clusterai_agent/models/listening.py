@@ -1,9 +1,11 @@
 """Who listens on a port of this machine, and how many are connected to it: from the kernel's own table."""
 
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+TASK_USER = "clusterai-dask"  # of clusterai-worker@.service and clusterai-scheduler@.service
 _ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
 _LIMIT, _CHUNK = 8 << 20, 1 << 16
 
@@ -15,7 +17,16 @@ class Port:
     known: bool = False
     listens: bool = False
     exposed: bool = False  # to other machines
+    users: frozenset[int] = frozenset()  # whose processes listen
     connections: int = 0
+
+
+def task_user() -> int | None:
+    """Return the id of the user as which Dask runs what anybody sent; None where this machine has none."""
+    try:
+        return pwd.getpwnam(TASK_USER).pw_uid
+    except KeyError:
+        return None
 
 
 def look(port: int) -> Port:
@@ -25,16 +36,20 @@ def look(port: int) -> Port:
 
 
 def port_in(table: str, port: int) -> Port:
-    """Return how the port is by the lines of /proc/net/tcp and tcp6 (proc(5)): `sl local remote state …`, in hex."""
-    wanted, hosts, connections = f"{port:04X}", [], 0
+    """Return how the port is by the lines of /proc/net/tcp and tcp6 (proc(5)): in hex.
+
+    The columns: sl, local, remote, state, queues, timer, retransmissions, user, …
+    """
+    wanted, hosts, users, connections = f"{port:04X}", [], set(), 0
     for line in table.splitlines():
-        fields = line.split(maxsplit=4)
-        if len(fields) < 4 or not fields[1].endswith(f":{wanted}"):
+        fields = line.split(maxsplit=8)
+        if len(fields) < 8 or not fields[1].endswith(f":{wanted}"):
             continue
         if fields[3] == _LISTEN:
             hosts.append(fields[1].partition(":")[0])
+            users.add(int(fields[7]))
         connections += fields[3] == _ESTABLISHED
-    return Port(True, bool(hosts), any(not _is_loopback(host) for host in hosts), connections)
+    return Port(True, bool(hosts), any(not _is_loopback(host) for host in hosts), frozenset(users), connections)
 
 
 def _is_loopback(host: str) -> bool:

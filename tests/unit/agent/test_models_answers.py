@@ -216,17 +216,18 @@ TABLE = """\
    6: 0000000000000000FFFF00000100007F:2CAD 00000000000000000000000000000000:0000 0A 0 0 0 0 0 7
 garbage
 """
+ROOT = frozenset({0})
 
 
 @pytest.mark.parametrize(
     ("port", "expected"),
     [
-        (11434, listening.Port(True, True, False, 1)),
-        (8080, listening.Port(True, True, True, 0)),
-        (11435, listening.Port(True, True, False, 0)),
-        (11436, listening.Port(True, True, True, 0)),
-        (11437, listening.Port(True, True, False, 0)),
-        (22, listening.Port(True, False, False, 0)),
+        (11434, listening.Port(True, True, False, frozenset({998}), 1)),
+        (8080, listening.Port(True, True, True, ROOT, 0)),
+        (11435, listening.Port(True, True, False, ROOT, 0)),
+        (11436, listening.Port(True, True, True, ROOT, 0)),
+        (11437, listening.Port(True, True, False, ROOT, 0)),
+        (22, listening.Port(True, False, False, frozenset(), 0)),
     ],
 )
 def test_who_listens(port: int, expected: listening.Port) -> None:
