@@ -263,8 +263,19 @@ def test_few_models_are_all_told() -> None:
 
 
 def test_the_free_disk_is_rounded_so_that_it_is_no_news_every_second() -> None:
-    status = status_of(replace(READY, disk_free_bytes=(100 << 20) + 5), WANTED, GateStatus(), [], None)
-    assert status.disk_free_bytes == 96 << 20
+    def told(free: int) -> int:
+        return status_of(replace(READY, disk_free_bytes=free), WANTED, GateStatus(), [], None).disk_free_bytes
+
+    assert told((100 << 20) + 5) == 96 << 20
+    assert told(5) == 1, "full"
+    assert told(0) == 0, "not known"
+
+
+def test_a_disk_that_cannot_be_seen_is_none_that_is_full(tmp_path: Path) -> None:
+    assert finder.free_bytes(tmp_path) > 0
+    assert finder.free_bytes(Path("/proc")) == 1, "nothing may be written there"
+    assert finder.free_bytes(tmp_path / "behind a wall") == 0
+    assert finder.free_bytes(None) == 0
 
 
 @pytest.mark.parametrize(
