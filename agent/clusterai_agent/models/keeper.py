@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from clusterai.errors import ClusterAIError
 from clusterai.units import Units
@@ -16,7 +17,7 @@ from clusterai_agent.models.desired import Fetch, Remove, Seen, Step, StopFetchi
 from clusterai_agent.models.gate import Gate
 from clusterai_agent.models.observer import Observation, Observer
 from clusterai_agent.models.pulls import Pulls
-from clusterai_agent.models.settings import SettingsFile
+from clusterai_agent.models.settings import TAKEN, SettingsFile
 from clusterai_agent.models.tunnel_units import UNITS
 from clusterai_agent.server import Server
 
@@ -32,13 +33,13 @@ class ModelKeeper:
 
     def __init__(
         self, config: AgentConfig, units: Units, server: Server, changed: Callable[[], None],
-        task_user: Callable[[], int | None] = listening.task_user,
+        task_user: Callable[[], int | None] = listening.task_user, settings_taken: Path = TAKEN,
     ) -> None:  # fmt: skip
         section = config.ollama
         self._enabled, self._changed = section.enabled, changed
         self._observer = Observer(section, units, task_user)
         self._pulls = Pulls(lambda: self._observer.api, section.mirror_port, self._free_bytes, self._fetch_ended)
-        self._settings = SettingsFile(config.state.gate, units)
+        self._settings = SettingsFile(config.state.gate, units, settings_taken)
         self._gate = Gate(config.state.gate, section.mirror_port, units, server)
         self._units = units
         self._wanted: Wanted | None = None
