@@ -1,6 +1,7 @@
 """Who listens on a port of this machine, and how many are connected to it: from the kernel's own table."""
 
 import pwd
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def look(port: int) -> Port:
     return port_in("\n".join(texts), port) if texts else Port()
 
 
+def listeners(port: int) -> frozenset[int]:
+    """Return the ids of the users whose processes listen on the port; nobody's where the kernel hides its table.
+
+    What listens comes first in it (tcp_get_idx of net/ipv4/tcp_ipv4.c): the rest costs milliseconds, and is not read.
+    """
+    return port_in("\n".join(_read(table, _is_past_listeners) for table in _TABLES), port).users
+
+
+def _is_past_listeners(text: bytes) -> bool:
+    """By the last whole line."""
+    return text.rpartition(b"\n")[0].rpartition(b"\n")[2].split()[3:4] not in ([_LISTEN.encode()], [b"st"])
+
+
 def port_in(table: str, port: int) -> Port:
     """Return how the port is by the lines of /proc/net/tcp and tcp6 (proc(5)): in hex.
 
@@ -59,13 +73,15 @@ def _is_loopback(host: str) -> bool:
     return host == "0" * 24 + "01000000" or (host[16:24] == "FFFF0000" and host.endswith("7F"))
 
 
-def _read(table: Path) -> str:
+def _read(table: Path, is_enough: Callable[[bytes], bool] = lambda _: False) -> str:
     """The table's text, in small steps: one large buffer would make the allocator keep more from then on."""
     text = b""
     try:
         with table.open("rb", buffering=0) as file:
             while len(text) < _LIMIT and (chunk := file.read(_CHUNK)):
                 text += chunk
+                if is_enough(text):
+                    break
     except OSError:
         return ""
     return text.decode("ascii", "replace")

@@ -110,7 +110,8 @@ class Observer:
 
     def _refuse_tasks(self) -> None:
         """Raise OllamaForged where a task of Dask has the port: it would be sent what people ask."""
-        if self._task_user() in self.port().users:
+        user = self._task_user()
+        if user is not None and user in listening.listeners(self._port):
             raise OllamaForged(address=self.api.address, user=listening.TASK_USER)
 
     async def _thorough(self, failure: ClusterAIError | None) -> Observation:
@@ -190,4 +191,8 @@ class Observer:
 
     def port(self) -> Port:
         """Return who listens on its port, and how many are connected to it, now."""
-        return listening.look(int(self.api.address.rpartition(":")[2]))
+        return listening.look(self._port)
+
+    @property
+    def _port(self) -> int:
+        return int(self.api.address.rpartition(":")[2])

@@ -1,7 +1,10 @@
 """Ollama's answers, good, odd and hostile; where it is; who listens; and how much of it the server is told."""
 
 import math
+import os
+import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,6 +235,22 @@ ROOT = frozenset({0})
 )
 def test_who_listens(port: int, expected: listening.Port) -> None:
     assert listening.port_in(TABLE, port) == expected
+
+
+def test_whose_socket_listens_is_known_among_many() -> None:
+    with ExitStack() as sockets:
+        for _ in range(200):  # more than the kernel gives at once
+            other = sockets.enter_context(socket.socket())
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+        sought = sockets.enter_context(socket.socket())
+        sought.bind(("127.0.0.1", 0))
+        port = sought.getsockname()[1]
+        assert listening.listeners(port) == frozenset()
+        sought.listen()
+        client = sockets.enter_context(socket.create_connection(sought.getsockname()))
+        assert listening.listeners(port) == frozenset({os.getuid()})
+        assert listening.listeners(client.getsockname()[1]) == frozenset()
 
 
 READY = Observation(found=Found(types.SERVICE_STATE_READY, source="unit"), version="0.31.1", unit=UNIT)
