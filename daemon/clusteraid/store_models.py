@@ -92,11 +92,13 @@ class ModelStore:
         query = "DELETE FROM placement WHERE model = ? AND node_id = ? AND desired = 'absent'"
         await self._store.write(lambda db: db.executemany(query, rows) and None)
 
-    async def remove_node(self, node_id: str) -> None:
-        """Forget all placements of a node that is no more."""
+    async def remove_node(self, node_id: str, moved: Iterable[tuple[str, str]]) -> None:
+        """Forget all placements of a node that is no more; pairs of model and node take their place."""
+        rows = list(moved)
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM placement WHERE node_id = ?", (node_id,))
+            db.executemany("INSERT OR REPLACE INTO placement VALUES (?, ?, 'present')", rows)
             _forget_unwanted(db)
 
         await self._store.write(work)

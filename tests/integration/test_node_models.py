@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from clusterai.v1.node_pb2 import NodeSpec
 from clusterai.v1.types_pb2 import ModelSpec, OllamaSettings, OllamaSpec, OllamaStatus, PullStatus
 from clusterai_agent.config import AgentConfig, BackEnd, OllamaSection, StateSection, UnitsSection
 from clusterai_agent.models.keeper import ModelKeeper
+from clusterai_agent.models.listening import task_user
 from clusterai_agent.unitsconfig import units_config
 from fakes.http import asked
 from fakes.ollama import FakeOllama, fake_ollama
@@ -57,10 +59,10 @@ class Node:
         )
 
     @asynccontextmanager
-    async def keeper(self) -> AsyncIterator[ModelKeeper]:
+    async def keeper(self, task_user: Callable[[], int | None] = task_user) -> AsyncIterator[ModelKeeper]:
         """The agent's part, as it runs from one start to its end."""
         async with open_units(units_config(self.config)) as units:
-            keeper = ModelKeeper(self.config, units, DirectServer(self.daemon), lambda: None)
+            keeper = ModelKeeper(self.config, units, DirectServer(self.daemon), lambda: None, task_user)
             running = asyncio.create_task(keeper.run(), name="keeper")
             try:
                 yield keeper
@@ -335,6 +337,57 @@ async def test_the_gate_opens_for_the_gateway_and_leads_to_ollama(tmp_path: Path
         assert b'{"version": "0.31.1"}' in answer.replace(b'":"', b'": "')
         await keeper.give_up()
         assert not await is_let_in(here.gate_port, here.daemon.cluster_ca, file)
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.transport.abort()
+    return True
+
+
+async def test_a_task_that_listens_in_ollama_s_place_is_never_ready_and_the_gate_closes(tmp_path: Path) -> None:
+    """Everything of a test is of one user: from one moment on that is the user of Dask's tasks."""
+    tasks: list[int] = []
+    async with node(tmp_path) as here, here.keeper(lambda: next(iter(tasks), None)) as keeper:
+        keeper.want(here.spec())
+        await until(lambda: status(keeper).gate.state == types.SERVICE_STATE_READY)
+        tasks.append(os.getuid())
+        await until(state_is(keeper, types.SERVICE_STATE_FAILED))
+        assert "it is of the user clusterai-dask, as which Dask runs tasks" in status(keeper).reason
+        assert "sudo ss -ltnp" in status(keeper).hint
+        await until(lambda: status(keeper).gate.state == types.SERVICE_STATE_STOPPED)
+        assert not await is_open(here.gate_port)
+        asked = len(here.ollama.requests)
+        await asyncio.sleep(5)  # two more looks
+        assert len(here.ollama.requests) == asked, "it is asked nothing"
+        tasks.clear()
+        await until(lambda: status(keeper).gate.state == types.SERVICE_STATE_READY)
+
+
+async def test_a_task_in_ollama_s_place_closes_the_gate_before_the_server_is_there(tmp_path: Path) -> None:
+    async with node(tmp_path) as here:
+        async with here.keeper() as keeper:
+            keeper.want(here.spec())
+            await until(lambda: status(keeper).gate.state == types.SERVICE_STATE_READY)
+        file = here.config.state.gate / "gate.json"
+        assert file.exists(), "it shall run again after a boot"
+        async with here.keeper(os.getuid) as keeper:
+            await until(lambda: not file.exists())
+            assert status(keeper).state == types.SERVICE_STATE_FAILED
+
+
+async def test_a_gate_opens_again_without_the_server_when_ollama_is_there(tmp_path: Path) -> None:
+    async with node(tmp_path) as here:
+        async with here.keeper() as keeper:
+            keeper.want(here.spec())
+            await until(lambda: status(keeper).gate.state == types.SERVICE_STATE_READY)
+        assert not await is_open(here.gate_port)
+        async with here.keeper(), asyncio.timeout(60):
+            while not await is_open(here.gate_port):
+                await asyncio.sleep(0.1)
 
 
 def state_is(keeper: ModelKeeper, state: int) -> Callable[[], bool]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,7 @@ class FakeUnit:
     job_result: str = "done"
     denied: str = ""
     reloads: int = 0
+    before_start: Callable[[], object] = lambda: None  # its ExecStartPre
 
 
 class FakeSystemd:
@@ -165,6 +166,7 @@ class FakeSystemd:
         await self._bus.send(Message.new_signal(_ROOT, _MANAGER, "JobRemoved", "uoss", body))
 
     async def _begin(self, unit: FakeUnit, restarts: int) -> None:
+        unit.before_start()
         process = unit.process = await asyncio.create_subprocess_exec("sleep", "1000")
         self._note(unit, "active", "running", MainPID=process.pid, NRestarts=restarts, Result="success")
         task = asyncio.create_task(self._restart_always(unit, process, restarts), name=f"fake {unit.name}")

@@ -33,6 +33,7 @@ class Exchange:
         host, _, port = address.rpartition(":")
         self._address, self._silence = address, silence_seconds or _CALL_SECONDS
         self._connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_CALL_SECONDS)
+        self._socket: socket.socket | None = None  # the connection lets go of it when the answer begins
         self._response: http.client.HTTPResponse | None = None
 
     def whole(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
@@ -67,10 +68,9 @@ class Exchange:
 
     def abort(self) -> None:
         """Break the connection: a thread that waits for it goes on at once."""
-        opened = self._connection.sock
-        if opened is not None:
+        if self._socket is not None:
             with suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Let go of it."""
@@ -86,8 +86,9 @@ class Exchange:
     def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
         self._connection.request(method, path, data, _HEADERS)
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(self._silence)
+        self._socket = self._connection.sock
+        if self._socket is not None:
+            self._socket.settimeout(self._silence)
         self._response = self._connection.getresponse()
         return self._response
 

@@ -95,12 +95,12 @@ def can_be_served(directory: Path) -> bool:
 
 
 def free_bytes(directory: Path | None) -> int:
-    """Return what may still be written there; 0 where it cannot be seen."""
+    """Return what may still be written there, 1 where that is nothing; 0 where it cannot be seen."""
     try:
         status = os.statvfs(directory) if directory else None
     except OSError:
         return 0
-    return status.f_bavail * status.f_frsize if status else 0
+    return max(status.f_bavail * status.f_frsize, 1) if status else 0
 
 
 def _unit_texts(folders: Iterable[Path]) -> list[str]:

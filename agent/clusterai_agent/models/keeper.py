@@ -5,18 +5,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from clusterai.errors import ClusterAIError
 from clusterai.units import Units
 from clusterai.v1.node_pb2 import NodeSpec
 from clusterai.v1.types_pb2 import OllamaStatus, PullStatus
 from clusterai_agent.config import AgentConfig
-from clusterai_agent.models import desired, finder, pulls, status
+from clusterai_agent.models import desired, finder, listening, pulls, status
 from clusterai_agent.models.desired import Fetch, Remove, Seen, Step, StopFetching, Wait, Wanted, wanted_of
 from clusterai_agent.models.gate import Gate
 from clusterai_agent.models.observer import Observation, Observer
 from clusterai_agent.models.pulls import Pulls
-from clusterai_agent.models.settings import SettingsFile
+from clusterai_agent.models.settings import TAKEN, SettingsFile
 from clusterai_agent.models.tunnel_units import UNITS
 from clusterai_agent.server import Server
 
@@ -30,17 +31,20 @@ _OURS = {finder.UNIT, *UNITS.values()}
 class ModelKeeper:
     """The models of one node. Until the daemon has said what it wants, Ollama is watched and nothing is changed."""
 
-    def __init__(self, config: AgentConfig, units: Units, server: Server, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, config: AgentConfig, units: Units, server: Server, changed: Callable[[], None],
+        task_user: Callable[[], int | None] = listening.task_user, settings_taken: Path = TAKEN,
+    ) -> None:  # fmt: skip
         section = config.ollama
         self._enabled, self._changed = section.enabled, changed
-        self._observer = Observer(section, units)
+        self._observer = Observer(section, units, task_user)
         self._pulls = Pulls(lambda: self._observer.api, section.mirror_port, self._free_bytes, self._fetch_ended)
-        self._settings = SettingsFile(config.state.gate, units)
+        self._settings = SettingsFile(config.state.gate, units, settings_taken)
         self._gate = Gate(config.state.gate, section.mirror_port, units, server)
         self._units = units
         self._wanted: Wanted | None = None
         self._waiting: list[PullStatus] = []
-        self._status = OllamaStatus()
+        self._status, self._reachable = OllamaStatus(), False
         self._wake, self._gate_wake = asyncio.Event(), asyncio.Event()
 
     @property
@@ -124,18 +128,19 @@ class ModelKeeper:
         )  # fmt: skip
 
     async def _keep_gate(self) -> None:
-        await self._gate.resume()
         while True:
             self._gate_wake.clear()
             wanted, before = self._wanted, self._gate.mirror_problem
-            if wanted is not None:
-                here = self._observer.seen.found.source  # stopped or starting: the gate may stand before it does
-                await self._gate.settle(wanted, self._observer.api.address if here else "")
+            seen = self._observer.seen
+            if wanted is None and seen.may_be_reached:
+                await self._gate.resume()
+            elif wanted is not None or seen.is_another:
+                await self._gate.settle(wanted or Wanted(), self._observer.api.address if seen.may_be_reached else "")
                 self._report()
                 if self._gate.mirror_problem != before:
                     self._wake.set()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GATE_SECONDS if self._gate.settled else _SOON_SECONDS):
+                async with asyncio.timeout(_GATE_SECONDS if self._gate.settled or wanted is None else _SOON_SECONDS):
                     await self._gate_wake.wait()
 
     async def _watch_units(self) -> None:
@@ -171,8 +176,8 @@ class ModelKeeper:
             self._settings.applied(seen.unit), self._settings.problem,
         )  # fmt: skip
         if now != self._status:
-            first_sight = bool(now.source) != bool(self._status.source)
             self._status = now
             self._changed()
-            if first_sight:
-                self._gate_wake.set()
+        if seen.may_be_reached != self._reachable:
+            self._reachable = seen.may_be_reached
+            self._gate_wake.set()

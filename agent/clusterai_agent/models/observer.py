@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from clusterai_agent.models import answers, finder, listening
 from clusterai_agent.models.finder import Found
 from clusterai_agent.models.listening import Port
 from clusterai_agent.models.ollama_api import OllamaApi
-from clusterai_agent.models.ollama_errors import OllamaOdd
+from clusterai_agent.models.ollama_errors import OllamaForged, OllamaOdd
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,26 @@ class Observation:
         """Whether it answers."""
         return bool(self.found.state == types.SERVICE_STATE_READY)
 
+    @property
+    def may_be_reached(self) -> bool:
+        """Whether the gate may lead there. A unit that is only slow stays: a gate that closes cuts off its answers."""
+        runs = self.unit is not None and self.unit.active_state == "active" and self.found.source == "unit"
+        return self.ready or runs
+
+    @property
+    def is_another(self) -> bool:
+        """Whether something else than Ollama has its port."""
+        return bool(self.found.state == types.SERVICE_STATE_FAILED) and self.found.source == "address"
+
 
 class Observer:
-    """One Ollama. `look` never raises: what cannot be seen is part of what is seen."""
+    """One Ollama. `look` never raises: what cannot be seen is part of what is seen.
 
-    def __init__(self, section: OllamaSection, units: Units) -> None:
-        self._section, self._units = section, units
+    What the user of `task_user` runs is no Ollama: it is anybody's code.
+    """
+
+    def __init__(self, section: OllamaSection, units: Units, task_user: Callable[[], int | None]) -> None:
+        self._section, self._units, self._task_user = section, units, task_user
         self._mirror_host = f"127.0.0.1:{section.mirror_port}"
         self._shown: dict[bytes, OllamaModel] = {}  # capabilities and shape by digest
         self._thorough_at = 0.0
@@ -82,6 +96,7 @@ class Observer:
         try:
             if not before.ready:
                 await self.api.knock()
+            self._refuse_tasks()
             loaded = answers.loaded_of(await self.api.get("/api/ps"))
         except ClusterAIError as error:
             failure: ClusterAIError | None = error
@@ -92,6 +107,12 @@ class Observer:
             self.seen = await self._thorough(failure)
             self._thorough_at = time.monotonic() + _THOROUGH_SECONDS
         return self.seen
+
+    def _refuse_tasks(self) -> None:
+        """Raise OllamaForged where a task of Dask has the port: it would be sent what people ask."""
+        user = self._task_user()
+        if user is not None and user in listening.listeners(self._port):
+            raise OllamaForged(address=self.api.address, user=listening.TASK_USER)
 
     async def _thorough(self, failure: ClusterAIError | None) -> Observation:
         facts: dict[str, Any] = {}
@@ -170,4 +191,8 @@ class Observer:
 
     def port(self) -> Port:
         """Return who listens on its port, and how many are connected to it, now."""
-        return listening.look(int(self.api.address.rpartition(":")[2]))
+        return listening.look(self._port)
+
+    @property
+    def _port(self) -> int:
+        return int(self.api.address.rpartition(":")[2])

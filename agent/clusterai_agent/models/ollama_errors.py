@@ -15,6 +15,12 @@ class OllamaOdd(ClusterAIError):
     hint = "set `address` in the section [ollama] of agent.toml to where Ollama listens"
 
 
+class OllamaForged(OllamaOdd):
+    code, status = "ollama-forged", Status.FAILED
+    message = "what listens at {address} is not Ollama: it is of the user {user}, as which Dask runs tasks"
+    hint = "`sudo ss -ltnp` names the process: end it, then `sudo systemctl restart ollama`"
+
+
 class OllamaRefused(ClusterAIError):
     """Ollama answered with an error of its own."""
 

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from clusterai.errors import ClusterAIError
-from clusterai.files import make_shared, write_atomic
+from clusterai.files import BadFile, make_shared, read_limited, write_atomic
 from clusterai.ollama_settings import BadSettings, Settings, read
 from clusterai.units import Units, UnitStatus
 from clusterai.v1.types_pb2 import OllamaSettings
@@ -15,7 +15,8 @@ from clusterai_agent.models.finder import UNIT
 
 log = logging.getLogger(__name__)
 
-_FILE_MODE = 0o640
+TAKEN = Path("/run/clusterai-ollama.env")  # root writes it whenever ollama.service starts
+_FILE_MODE, _TAKEN_LIMIT = 0o640, 4096
 _RETRY_SECONDS = 60.0
 
 
@@ -27,22 +28,23 @@ class Need(Enum):
     WAIT = "wait"
 
 
-def need(unit: UnitStatus | None, written_at: float, used: Callable[[], bool], *, first: bool) -> Need:
-    """Return what a written file needs: Ollama reads it when it starts, and starts anew only when nobody uses it.
+def need(unit: UnitStatus | None, used: Callable[[], bool], *, taken: bool, first: bool) -> Need:
+    """Return what a written file needs: Ollama takes it when it starts, and starts anew only when nobody uses it.
 
     The first time it does not wait: it runs with another context length than the cluster, and may listen to everybody.
     """
-    if unit is None or unit.active_state != "active" or unit.since_unix_seconds >= written_at:
+    if unit is None or unit.active_state != "active" or taken:
         return Need.NOTHING
     return Need.WAIT if not first and used() else Need.RESTART
 
 
 class SettingsFile:
-    """`ollama.json` of this node, and whether Ollama has taken it."""
+    """`ollama.json` of this node, and whether Ollama has taken it: by what it was started with, never by a clock."""
 
-    def __init__(self, directory: Path, units: Units) -> None:
-        self._path, self._units = directory / "ollama.json", units
+    def __init__(self, directory: Path, units: Units, taken: Path) -> None:
+        self._path, self._units, self._taken = directory / "ollama.json", units, taken
         self._first = False
+        self._restarted_for: Settings | None = None
         self._retry_at, self._refusal = 0.0, ""
         self.problem = ""
 
@@ -51,7 +53,7 @@ class SettingsFile:
         current = self._current()
         if current is None or unit is None or unit.active_state != "active":
             return None
-        if unit.since_unix_seconds < self._written_at():
+        if not self._is_taken(current):
             return None
         return OllamaSettings(
             context_length=current.context_length, parallel_count=current.parallel_count, keep_alive=current.keep_alive
@@ -64,9 +66,11 @@ class SettingsFile:
             return
         try:
             self._write(wanted)
-            match need(unit, self._written_at(), used, first=self._first):
+            if taken := self._is_taken(wanted):
+                self._restarted_for = None
+            match need(unit, used, taken=taken, first=self._first):
                 case Need.RESTART:
-                    await self._restart()
+                    await self._restart(wanted)
                 case Need.WAIT:
                     self.problem = "its new settings wait until nobody uses it"
         except ClusterAIError as error:
@@ -80,7 +84,10 @@ class SettingsFile:
         write_atomic(self._path, wanted.to_json(), _FILE_MODE)
         self._first = current is None
 
-    async def _restart(self) -> None:
+    async def _restart(self, wanted: Settings) -> None:
+        if self._restarted_for == wanted:
+            self.problem = f"it was restarted and did not take its settings; see `journalctl -u {UNIT}`"
+            return
         if time.monotonic() < self._retry_at:
             self.problem = self._refusal
             return
@@ -92,7 +99,7 @@ class SettingsFile:
             log.error("%s; %s", str(error), error.advice)
             self.problem = self._refusal = f"it could not be restarted to take its new settings: {error}"
             return
-        self._first, self._retry_at = False, 0.0
+        self._first, self._retry_at, self._restarted_for = False, 0.0, wanted
 
     def _current(self) -> Settings | None:
         try:
@@ -100,8 +107,8 @@ class SettingsFile:
         except BadSettings:
             return None
 
-    def _written_at(self) -> float:
+    def _is_taken(self, settings: Settings) -> bool:
         try:
-            return self._path.stat().st_mtime
-        except OSError:
-            return 0.0
+            return read_limited(self._taken, _TAKEN_LIMIT) == settings.variables().encode()
+        except BadFile:
+            return False

@@ -21,13 +21,18 @@ def status_of(
         state=seen.found.state, reason=seen.found.reason[:500], hint=seen.found.hint[:500], version=seen.version,
         source=seen.found.source, models_directory=str(seen.models_directory or "")[:500], loaded=seen.loaded,
         pulls=pulls, gate=gate, applied=applied,
-        disk_free_bytes=seen.disk_free_bytes // _DISK_STEP * _DISK_STEP,
+        disk_free_bytes=_in_steps(seen.disk_free_bytes),
         mirror=seen.ready and seen.can_mirror,
     )  # fmt: skip
     notes = [text[:_FINDING_LIMIT] for text in (*findings(seen, wanted), *([problem] if problem else []))]
     status.findings.extend(notes[:_FINDINGS])
     _add_models(status, seen.models.values())
     return status
+
+
+def _in_steps(free: int) -> int:
+    """Rounded, so that it is no news every second; a disk that is full is none that is not known."""
+    return max(free // _DISK_STEP * _DISK_STEP, 1) if free else 0
 
 
 def _add_models(status: OllamaStatus, models: Iterable[OllamaModel]) -> None:

@@ -19,7 +19,10 @@ _FILE_MODE, _FILE_LIMIT = 0o640, 1 << 16
 
 
 class Tunnels:
-    """Both units. Their launch files in one directory are the record of what runs."""
+    """Both units. Their launch files in one directory are the record of what shall run.
+
+    Beside one lies a mark until its unit has taken it: a restart that failed, or an agent that ended, leaves it due.
+    """
 
     def __init__(self, directory: Path, units: Units) -> None:
         self._directory, self._units = directory, units
@@ -29,6 +32,10 @@ class Tunnels:
         """Where the launch file of a kind lies."""
         return self._directory / f"{kind}.json"
 
+    def _due(self, kind: str) -> Path:
+        """The mark."""
+        return self._directory / f"{kind}.due"
+
     def is_meant_to_run(self, kind: str) -> bool:
         """Whether it was started and never stopped."""
         return self.file(kind).exists()
@@ -37,16 +44,18 @@ class Tunnels:
         """Make the unit run as the launch says. One that does goes on, with a new certificate if there is one."""
         make_shared(self._directory)
         text = launch.to_json().encode()
-        changed = self._text(kind) != text
-        if changed:
+        if self._text(kind) != text:
+            self._listening.pop(kind, None)
+            write_atomic(self._due(kind), b"", _FILE_MODE)
             write_atomic(self.file(kind), text, _FILE_MODE)
         if not await self._start(kind):
-            if changed:
+            if self._due(kind).exists():
                 log.info("restarting the %s: what it leads to has changed", kind)
                 await self._units.restart(UNITS[kind])
             elif new_certificate:
                 log.info("the %s takes its new certificate", kind)
                 await self._units.reload(UNITS[kind])
+        remove(self._due(kind))
 
     async def resume(self, kind: str) -> None:
         """Start what was running before this machine or its units went down."""
@@ -60,6 +69,7 @@ class Tunnels:
                 log.info("stopping the %s", kind)
                 await self._units.stop(UNITS[kind])
                 remove(self.file(kind))
+                remove(self._due(kind))
 
     async def state(self, kind: str, port: int) -> tuple[ServiceState, str]:
         """Return how the unit is, and why it is not as it should be; one that does not listen yet is starting."""

@@ -9,6 +9,8 @@ from clusteraid.models.inventory import Desires, Wanted
 from clusteraid.store_models import ModelRecord, ModelStore
 from clusteraid.uninterrupted import uninterrupted
 
+Chooser = Callable[[Wanted, str], frozenset[str]]  # who takes the place of a node that is no more
+
 
 class DesiredModels:
     """The wanted models. A change that returned is on disk; one whose caller went away is whole or was never made."""
@@ -89,19 +91,27 @@ class DesiredModels:
                 wanted = self.find(name)
                 self._keep(replace(wanted, absent=wanted.absent - {node_id}))
 
-    async def forget_node(self, node_id: str) -> tuple[Wanted, ...]:
-        """Forget all placements of a node that is no more; return the models that it should have had, as before."""
-        return await uninterrupted(self._forget_node(node_id))
+    async def forget_node(self, node_id: str, choose: Chooser) -> tuple[tuple[Wanted, frozenset[str]], ...]:
+        """Forget all placements of a node that is no more, and have others take its place, in one change.
 
-    async def _forget_node(self, node_id: str) -> tuple[Wanted, ...]:
+        Return the models that it should have had, as they were wanted before, each with the nodes chosen for it.
+        """
+        return await uninterrupted(self._forget_node(node_id, choose))
+
+    async def _forget_node(self, node_id: str, choose: Chooser) -> tuple[tuple[Wanted, frozenset[str]], ...]:
         async with self._changing:
-            await self._store.remove_node(node_id)
-            lost = tuple(wanted for wanted in self._wanted.values() if node_id in wanted.present)
+            lost = {one.name: (one, choose(one, node_id)) for one in self._wanted.values() if node_id in one.present}
+            moved = {name: others for name, (_, others) in lost.items()}
+            await self._store.remove_node(node_id, [(name, other) for name in moved for other in moved[name]])
             for wanted in tuple(self._wanted.values()):
+                others = moved.get(wanted.name, frozenset())
                 self._keep(
-                    replace(wanted, present=wanted.present - {node_id}, absent=wanted.absent - {node_id})
+                    replace(
+                        wanted, present=(wanted.present - {node_id}) | others,
+                        absent=wanted.absent - {node_id} - others,
+                    )
                 )
-            return lost
+            return tuple(lost.values())
 
     def _keep(self, wanted: Wanted) -> None:
         """Take it over; what nobody wants anywhere is forgotten, with its digest."""

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaSpec
-from clusteraid.models.desires import DesiredModels
+from clusteraid.models.desires import Chooser, DesiredModels
 from clusteraid.models.fit import Setting
 from clusteraid.models.inventory import Desires, Holdings, Wanted, agreed_digest
 from clusteraid.models.observe import Observed, Source, observe
@@ -46,7 +46,8 @@ class LiveModels:
         self._told: tuple[Desires, Supply] = {}, self._supply  # what specs were made of
         self._listeners: list[Callable[[], None]] = []
         self._watchers: list[Callable[[Observed | None, Observed], None]] = []
-        self._on_lost: Callable[[Wanted, str], Awaitable[None]] = _leave
+        self._choose: Chooser = lambda *_: frozenset()  # nobody
+        self._on_lost: Callable[[Wanted, str, frozenset[str]], None] = lambda *_: None
         self._dirty = asyncio.Event()
         self._moved = asyncio.Event()  # replaced at each refresh: waiters hold the old one
 
@@ -107,9 +108,12 @@ class LiveModels:
         """Call the watcher with what was known of a node before, and what is known now."""
         self._watchers.append(watcher)
 
-    def on_lost(self, listener: Callable[[Wanted, str], Awaitable[None]]) -> None:
-        """Call the listener with each model, as it was wanted, whose node was removed from the cluster."""
-        self._on_lost = listener
+    def on_lost(self, choose: Chooser, listener: Callable[[Wanted, str, frozenset[str]], None]) -> None:
+        """For each model, as it was wanted, whose node was removed from the cluster: ask who takes its place.
+
+        The listener hears of it when that is on disk.
+        """
+        self._choose, self._on_lost = choose, listener
 
     def touch(self) -> None:
         """Note that something changed: it is looked at soon."""
@@ -185,16 +189,16 @@ class LiveModels:
             self.refresh()
 
     async def _forget_strangers(self) -> bool:
-        """Forget what nodes that were removed should have had; who listens may choose others."""
+        """Forget what nodes that were removed should have had; others may take their place."""
         named = {node_id for wanted in self._desired.all.values() for node_id in wanted.present | wanted.absent}
         strangers = sorted(named - self.observed.keys())
         if any(not node.heard and not node.silent for node in self.observed.values()):
             return False  # right after a start: who could take their place is not known yet
         for node_id in strangers:
-            lost = await self._desired.forget_node(node_id)
+            lost = await self._desired.forget_node(node_id, self._choose)
             self.refresh()
-            for wanted in lost:
-                await self._on_lost(wanted, node_id)
+            for wanted, others in lost:
+                self._on_lost(wanted, node_id, others)
         return bool(strangers)
 
     def _first_digest(self, name: str) -> bytes:
@@ -250,7 +254,3 @@ class LiveModels:
         if observed is None or not node.status.HasField("ollama"):
             return None
         return self._specs.make(observed, self._desired.all, self._supply)
-
-
-async def _leave(wanted: Wanted, node_id: str) -> None:
-    """Choose no other node."""

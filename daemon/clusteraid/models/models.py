@@ -27,7 +27,6 @@ from clusteraid.ports import EventLog
 _REASONS = 4
 _FOLLOW_PAUSE_SECONDS = 0.25  # at most four messages a second
 _LOOK_AGAIN_SECONDS = 5.0
-_BY_DAEMON = "the daemon"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Models:
     ) -> None:
         self._nodes, self._live, self._desired, self._catalogue = nodes, live, desired, catalogue
         self._events, self._gateway = events, gateway
-        live.on_lost(self._node_lost)
+        live.on_lost(self._in_place_of, self._node_lost)
         live.on_observed(self._node_reported)
 
     @property
@@ -216,24 +215,21 @@ class Models:
         await self._desired.fix(name, digest)
         self._events.note("model-syncing", name, f"{by} has {name} made the same on all nodes: {digest.hex()[:12]}")
 
-    async def _node_lost(self, wanted: Wanted, node_id: str) -> None:
-        """Choose another node for a model whose place the daemon chose."""
+    def _in_place_of(self, wanted: Wanted, node_id: str) -> frozenset[str]:
+        """Choose other nodes for a model whose places the daemon chose."""
         left = wanted.present - {node_id}
         if wanted.chosen_count <= len(left):
-            return
+            return frozenset()
         able = place(Wish(count=len(self._nodes)), self._need(self._info(wanted.name)), self._places(wanted.name))
         found = [one.node_id for one in able if one.chosen and one.node_id not in left]
-        found = found[: wanted.chosen_count - len(left)]
-        if not found:
-            message = f"{wanted.name} was on {node_id}, which was removed; no other node can take it"
-            self._events.note("model-unplaced", wanted.name, message)
-            return
-        limit = wanted.limit_bytes_per_second
-        await self._desired.place(wanted.name, found, _BY_DAEMON, limit=limit, chosen=wanted.chosen_count)
-        if wanted.digest:
-            await self._desired.fix(wanted.name, wanted.digest)
-        message = f"{wanted.name} was on {node_id}, which was removed; it goes to {', '.join(found)}"
-        self._events.note("model-pulling", wanted.name, message)
+        return frozenset(found[: wanted.chosen_count - len(left)])
+
+    def _node_lost(self, wanted: Wanted, node_id: str, others: frozenset[str]) -> None:
+        was = f"{wanted.name} was on {node_id}, which was removed"
+        if others:
+            self._events.note("model-pulling", wanted.name, f"{was}; it goes to {', '.join(sorted(others))}")
+        elif wanted.chosen_count > len(wanted.present - {node_id}):
+            self._events.note("model-unplaced", wanted.name, f"{was}; no other node can take it")
 
     def _node_reported(self, before: Observed | None, after: Observed) -> None:
         for kind, subject, message in happenings(before, after, self._desired.find, self._live.find):

@@ -71,7 +71,7 @@ class Observed:
     memory: Memory
     version: str
     context_length: int  # that it was started with; 0: not known
-    disk_free: int
+    disk_free: int  # 0: not known
     is_mirror: bool  # it lets the others fetch its models
     is_server: bool  # its machine is the daemon's
 

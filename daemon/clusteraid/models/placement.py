@@ -38,7 +38,7 @@ class Place:
     memory: Memory
     unable: str = ""
     later: bool = False
-    disk_free: int = 0
+    disk_free: int = 0  # 0: its agent cannot see it, and it is tried
     has_it: bool = False
 
 
@@ -81,7 +81,7 @@ def judge(need: Need | None, place: Place) -> Judged:
     required = int(need.weights * DISK_SHARE)
     if place.unable and not (place.later and fit == FIT_NONE):
         fit, reason = FIT_UNABLE, place.unable
-    elif not place.has_it and not place.later and place.disk_free < required:
+    elif not place.has_it and not place.later and 0 < place.disk_free < required:
         fit = FIT_UNABLE
         reason = f"needs {gigabytes(required)} on disk, has {gigabytes(place.disk_free)} free"
     return Judged(place.node_id, fit, reason, found.needed, found.free, found.memory, place.has_it, later)

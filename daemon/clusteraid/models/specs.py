@@ -74,7 +74,7 @@ def _origin(wanted: Wanted, server: Observed | None, size: int, *, refused: bool
         return Origin.SERVER if wanted.digest in (b"", held.digest) else Origin.REGISTRY
     pull = server.pulls.get(wanted.name)
     failed = pull is not None and pull.state == PULL_STATE_FAILED
-    full = bool(size) and server.disk_free < size * DISK_SHARE
+    full = 0 < server.disk_free < size * DISK_SHARE
     return Origin.REGISTRY if refused or failed or full or server.silent else Origin.WAIT
 
 

@@ -1,7 +1,10 @@
 """Ollama's answers, good, odd and hostile; where it is; who listens; and how much of it the server is told."""
 
 import math
+import os
+import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,21 +219,38 @@ TABLE = """\
    6: 0000000000000000FFFF00000100007F:2CAD 00000000000000000000000000000000:0000 0A 0 0 0 0 0 7
 garbage
 """
+ROOT = frozenset({0})
 
 
 @pytest.mark.parametrize(
     ("port", "expected"),
     [
-        (11434, listening.Port(True, True, False, 1)),
-        (8080, listening.Port(True, True, True, 0)),
-        (11435, listening.Port(True, True, False, 0)),
-        (11436, listening.Port(True, True, True, 0)),
-        (11437, listening.Port(True, True, False, 0)),
-        (22, listening.Port(True, False, False, 0)),
+        (11434, listening.Port(True, True, False, frozenset({998}), 1)),
+        (8080, listening.Port(True, True, True, ROOT, 0)),
+        (11435, listening.Port(True, True, False, ROOT, 0)),
+        (11436, listening.Port(True, True, True, ROOT, 0)),
+        (11437, listening.Port(True, True, False, ROOT, 0)),
+        (22, listening.Port(True, False, False, frozenset(), 0)),
     ],
 )
 def test_who_listens(port: int, expected: listening.Port) -> None:
     assert listening.port_in(TABLE, port) == expected
+
+
+def test_whose_socket_listens_is_known_among_many() -> None:
+    with ExitStack() as sockets:
+        for _ in range(200):  # more than the kernel gives at once
+            other = sockets.enter_context(socket.socket())
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+        sought = sockets.enter_context(socket.socket())
+        sought.bind(("127.0.0.1", 0))
+        port = sought.getsockname()[1]
+        assert listening.listeners(port) == frozenset()
+        sought.listen()
+        client = sockets.enter_context(socket.create_connection(sought.getsockname()))
+        assert listening.listeners(port) == frozenset({os.getuid()})
+        assert listening.listeners(client.getsockname()[1]) == frozenset()
 
 
 READY = Observation(found=Found(types.SERVICE_STATE_READY, source="unit"), version="0.31.1", unit=UNIT)
@@ -262,8 +282,19 @@ def test_few_models_are_all_told() -> None:
 
 
 def test_the_free_disk_is_rounded_so_that_it_is_no_news_every_second() -> None:
-    status = status_of(replace(READY, disk_free_bytes=(100 << 20) + 5), WANTED, GateStatus(), [], None)
-    assert status.disk_free_bytes == 96 << 20
+    def told(free: int) -> int:
+        return status_of(replace(READY, disk_free_bytes=free), WANTED, GateStatus(), [], None).disk_free_bytes
+
+    assert told((100 << 20) + 5) == 96 << 20
+    assert told(5) == 1, "full"
+    assert told(0) == 0, "not known"
+
+
+def test_a_disk_that_cannot_be_seen_is_none_that_is_full(tmp_path: Path) -> None:
+    assert finder.free_bytes(tmp_path) > 0
+    assert finder.free_bytes(Path("/proc")) == 1, "nothing may be written there"
+    assert finder.free_bytes(tmp_path / "behind a wall") == 0
+    assert finder.free_bytes(None) == 0
 
 
 @pytest.mark.parametrize(

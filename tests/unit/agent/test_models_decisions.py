@@ -126,21 +126,21 @@ def test_retries_come_later_and_later_and_not_in_step() -> None:
     assert retry_seconds(3, 0.0) == 10.0
 
 
-RUNS = UnitStatus(UNIT, active_state="active", since_unix_seconds=1000.0)
+RUNS = UnitStatus(UNIT, active_state="active")
 
 
 @pytest.mark.parametrize(
-    ("unit", "written_at", "used", "first", "expected"),
+    ("unit", "taken", "used", "first", "expected"),
     [
-        (None, 1001.0, False, False, Need.NOTHING),
-        (replace(RUNS, active_state="inactive"), 1001.0, False, False, Need.NOTHING),
-        (RUNS, 999.0, False, False, Need.NOTHING),
-        (RUNS, 1001.0, False, False, Need.RESTART),
-        (RUNS, 1001.0, True, False, Need.WAIT),
-        (RUNS, 1001.0, True, True, Need.RESTART),
+        (None, False, False, False, Need.NOTHING),
+        (replace(RUNS, active_state="inactive"), False, False, False, Need.NOTHING),
+        (RUNS, True, False, False, Need.NOTHING),
+        (RUNS, False, False, False, Need.RESTART),
+        (RUNS, False, True, False, Need.WAIT),
+        (RUNS, False, True, True, Need.RESTART),
     ],
 )
 def test_settings_are_taken_over_when_nobody_uses_it(
-    unit: UnitStatus | None, written_at: float, used: bool, first: bool, expected: Need
+    unit: UnitStatus | None, taken: bool, used: bool, first: bool, expected: Need
 ) -> None:
-    assert need(unit, written_at, lambda: used, first=first) is expected
+    assert need(unit, lambda: used, taken=taken, first=first) is expected

@@ -13,7 +13,7 @@ from clusteraid.models.observe import Observed
 from clusteraid.models.progress import Progress, progress_of
 from clusteraid.models.specs import Origin, Supply
 from clusteraid.registry import Link
-from clusteraid.store import Store
+from clusteraid.store import Store, StoreUnavailable
 from clusteraid.store_models import ModelStore
 from support.ollama_status import digest, model, node, ollama, pull
 
@@ -72,12 +72,35 @@ async def test_a_node_that_is_no_more_takes_its_wishes_along(store: ModelStore, 
     await desired.place(NAME, ["a", "b"], "ann", chosen=2)
     await desired.place("only:a", ["a"], "ann")
     await desired.unplace("other:b", ["a", "b"])
-    lost = await desired.forget_node("a")
-    assert {wanted.name for wanted in lost} == {NAME, "only:a"}
+    lost = await desired.forget_node("a", lambda wanted, node_id: frozenset())
+    assert {wanted.name for wanted, _ in lost} == {NAME, "only:a"}
     assert await reread(store, desired) == {
         NAME: Wanted(NAME, b"", frozenset("b"), chosen_count=2),
         "other:b": Wanted("other:b", b"", absent=frozenset("b")),
     }
+
+
+async def test_who_takes_the_place_of_a_node_is_in_the_same_change(store: ModelStore, desired: DesiredModels) -> None:
+    await desired.place(NAME, ["a"], "ann", limit=5, chosen=1)
+    await desired.fix(NAME, digest("one"))
+    before = desired.find(NAME)
+    assert await desired.forget_node("a", lambda wanted, node_id: frozenset("b")) == ((before, frozenset("b")),)
+    expected = Wanted(NAME, digest("one"), frozenset("b"), limit_bytes_per_second=5, chosen_count=1)
+    assert await reread(store, desired) == {NAME: expected}
+
+
+async def test_a_node_whose_place_cannot_be_written_is_asked_for_again(tmp_path: Path) -> None:
+    async with Store.open(tmp_path / "db") as opened:
+        store = ModelStore(opened)
+        desired = DesiredModels(store)
+        await desired.place(NAME, ["a"], "ann", chosen=1)
+        await opened.write(lambda db: db.execute("PRAGMA query_only = ON") and None)
+        with pytest.raises(StoreUnavailable):
+            await desired.forget_node("a", lambda wanted, node_id: frozenset("b"))
+        assert desired.find(NAME).present == frozenset("a"), "it is still known whose place is to be taken"
+        await opened.read(lambda db: db.execute("PRAGMA query_only = OFF") and None)
+        await desired.forget_node("a", lambda wanted, node_id: frozenset("b"))
+        assert (await reread(store, desired))[NAME].present == frozenset("b")
 
 
 async def test_a_caller_that_goes_away_leaves_memory_and_store_the_same(

@@ -70,7 +70,7 @@ def test_who_is_unable_is_never_chosen_and_says_why() -> None:
 
 
 def test_who_is_off_gets_it_when_somebody_names_it_and_never_by_itself() -> None:
-    off = at("tower", gpu=24, unable="tower is offline: its heartbeats stopped", later=True, disk_free=0)
+    off = at("tower", gpu=24, unable="tower is offline: its heartbeats stopped", later=True, disk_free=1)
     named = Wish(Where.NAMED, frozenset({"tower"}))
     assert chosen(place(named, NEED, (off, BOX))) == ["tower"]
     assert chosen(place(Wish(count=2), NEED, (off, BOX))) == ["box"]
@@ -80,7 +80,12 @@ def test_who_is_off_gets_it_when_somebody_names_it_and_never_by_itself() -> None
 
 
 def test_a_full_disk_does_not_matter_to_who_has_it() -> None:
-    assert chosen(place(Wish(), NEED, (at("rig", gpu=48, disk_free=0, has_it=True),))) == ["rig"]
+    assert chosen(place(Wish(), NEED, (at("rig", gpu=48, disk_free=1, has_it=True),))) == ["rig"]
+
+
+def test_a_disk_that_nobody_can_see_is_tried() -> None:
+    assert chosen(place(Wish(), NEED, (at("rig", gpu=48, disk_free=0), BOX))) == ["rig"]
+    assert chosen(place(Wish(), NEED, (at("rig", gpu=48, disk_free=1), BOX))) == ["box"]
 
 
 def test_tight_is_better_than_nothing_only() -> None:

@@ -72,13 +72,18 @@ def test_the_others_fetch_the_servers_copy_by_its_digest() -> None:
         server(pulls=[pull(state=PULL_STATE_FAILED)]),
         server(link=Link.SILENT),
         server(model(content="two")),
-        server(disk_free_bytes=1 * GB),
+        server(disk_free_bytes=1),
     ],
     ids=["serves no copies", "no Ollama", "failed", "offline", "another digest", "disk full"],
 )
 def test_a_server_that_cannot_supply_holds_up_nobody(away: Observed) -> None:
     wanted = on("tower", digest=ONE)
     assert spec_of(node("tower", ollama()), away, wanted=wanted, size=2 * GB) == ModelSpec(model=NAME)
+
+
+def test_a_server_whose_disk_nobody_can_see_is_waited_for() -> None:
+    supplied = spec_of(node("tower", ollama()), server(disk_free_bytes=0), wanted=on("tower"), size=2 * GB)
+    assert supplied == ModelSpec(model=NAME, waits=True)
 
 
 def test_after_a_failure_the_others_go_on_by_themselves() -> None:
