@@ -2,6 +2,7 @@
 local balancer = require "ngx.balancer"
 local state = require "clusterai.state"
 local keys = require "clusterai.keys"
+local digest = require "clusterai.digest"
 local body = require "clusterai.body"
 local names = require "clusterai.names"
 local choose = require "clusterai.choose"
@@ -71,7 +72,7 @@ local function conversation_of(key, model, found)
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
     elseif found.sample then
         -- A checksum, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
-        return key.id .. " " .. model.name .. " " .. ngx.crc32_long(found.sample) .. " " .. found.sample_length
+        return key.id .. " " .. model.name .. " " .. digest.crc32(found.sample) .. " " .. found.sample_length
     end
     return nil
 end
@@ -108,8 +109,7 @@ local function nobody(model)
 end
 
 --- Let the node hear the path that was looked at, in no other spelling and without a query.
-local function spell_plainly()
-    local path = var.uri
+local function spell_plainly(path)
     if var.request_uri ~= path then
         ngx.req.set_uri(path, false)
         ngx.req.set_uri_args("")
@@ -118,9 +118,9 @@ end
 
 --- Decide where the request goes, or answer why it goes nowhere.
 function gateway.access()
-    local request = requests.begin()
+    local request = requests.begin(var.uri)
     if ngx.req.get_method() ~= "POST" then
-        return answers.refuse(refusals.wrong_method(var.uri, ngx.req.get_method()))
+        return answers.refuse(refusals.wrong_method(request.path, ngx.req.get_method()))
     end
     local key, refusal = keys.of_request()
     if not key then
@@ -139,7 +139,7 @@ function gateway.access()
     if not candidate then
         return answers.refuse(nobody(model))
     end
-    spell_plainly()
+    spell_plainly(request.path)
     request.candidate, request.reason = candidate, reason
     claim(request, candidate)
 end

@@ -66,7 +66,7 @@ end
 
 --- Tell clients that probe for an Ollama that this is one. Needs no key: it says nothing else.
 function local_api.root()
-    requests.begin()
+    requests.begin("/")
     if not ngx.req.get_method():find("^[GH]E[TA]D?$") then
         return answers.refuse(refusals.no_such_path("/"))
     end
@@ -80,7 +80,8 @@ end
 
 --- Answer a path that goes to no node.
 function local_api.access()
-    local request, path = requests.begin(), ngx.var.uri
+    local path = ngx.var.uri
+    local request = requests.begin(path)
     if keys.in_url() or keys.in_path() then
         return answers.refuse(refusals.key_in_url())
     elseif managing(path) then

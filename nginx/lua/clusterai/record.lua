@@ -12,9 +12,10 @@ local LONGEST_PATH = 200
 local PLAIN = {} -- what needs no look: our own paths
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 -- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
-local OLLAMA_PROMPT, OLLAMA_OUTPUT = '^.*"prompt_eval_count":%s*(%d+)', '^.*"eval_count":%s*(%d+)'
-local OPENAI_PROMPT, OPENAI_OUTPUT = '^.*"prompt_tokens":%s*(%d+)', '^.*"completion_tokens":%s*(%d+)'
-local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '^.*"input_tokens":%s*(%d+)', '^.*"output_tokens":%s*(%d+)'
+local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
+local OPENAI_PROMPT, OPENAI_OUTPUT = '"prompt_tokens"', '"completion_tokens"'
+local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '"input_tokens"', '"output_tokens"'
+local NUMBER = ":%s*(%d+)"
 
 for _, path in ipairs({
     "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
@@ -35,13 +36,24 @@ local function quoted(text)
 end
 record.quoted = quoted
 
+--- Return the number of the last field of that name, as text. Where there is but one, as nearly always, nothing steps back from the end.
+local function last(tail, name)
+    local at = find(tail, name, 1, true)
+    if not at then
+        return nil
+    elseif find(tail, name, at + 1, true) then
+        return match(tail, "^.*" .. name .. NUMBER)
+    end
+    return match(tail, "^" .. NUMBER, at + #name)
+end
+
 --- Return the tokens of prompt and answer that the end of an answer tells, as texts; nothing where it does not.
 function record.tokens(tail)
-    if find(tail, '"eval_count"', 1, true) or find(tail, '"prompt_eval_count"', 1, true) then
-        return match(tail, OLLAMA_PROMPT), match(tail, OLLAMA_OUTPUT)
+    if find(tail, OLLAMA_OUTPUT, 1, true) or find(tail, OLLAMA_PROMPT, 1, true) then
+        return last(tail, OLLAMA_PROMPT), last(tail, OLLAMA_OUTPUT)
     elseif find(tail, '_tokens"', 1, true) then
-        return match(tail, OPENAI_PROMPT) or match(tail, ANTHROPIC_PROMPT),
-            match(tail, OPENAI_OUTPUT) or match(tail, ANTHROPIC_OUTPUT)
+        return last(tail, OPENAI_PROMPT) or last(tail, ANTHROPIC_PROMPT),
+            last(tail, OPENAI_OUTPUT) or last(tail, ANTHROPIC_OUTPUT)
     end
     return nil, nil
 end
@@ -71,8 +83,8 @@ local function first_byte_of()
     return times:find("%d$") and sum or nil
 end
 
-local function path_of()
-    local path = var.uri or "" -- what is no HTTP has none
+--- Return the path in quotes, as the log has it.
+local function shown(path)
     if PLAIN[path] then
         return PLAIN[path]
     elseif find(path:lower(), "cak1.", 1, true) then
@@ -92,9 +104,9 @@ end
 local function fields(request, node, first_byte)
     local key, model = request.key or "", request.model
     if not model then
-        return '"path":' .. path_of() .. ',"key":"' .. key .. '",'
+        return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '",'
     end
-    return '"path":' .. path_of() .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node .. '","reason":"'
+    return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node .. '","reason":"'
         .. (request.reason or "") .. '",' .. (first_byte and answer_fields(request, first_byte) or "")
 end
 
@@ -102,7 +114,7 @@ end
 function record.write()
     local request = requests.finish()
     if not request then
-        var.clusterai = '"path":' .. path_of() .. ","
+        var.clusterai = '"path":' .. shown(var.uri or "") .. "," -- what is no HTTP has none
         return
     end
     local node, model = request.node or "", request.model

@@ -15,10 +15,10 @@ local function address()
     return tonumber(cast(uintptr_t, get_request()))
 end
 
---- Begin a new record for the current request.
-function requests.begin()
+--- Begin a new record for the current request, which is for that path.
+function requests.begin(path)
     local request = {
-        key = false, model = false, conversation = false, previous = false, slot = false, -- who and what
+        path = path, key = false, model = false, conversation = false, previous = false, slot = false, -- who and what
         candidate = false, reason = false, node = false, tries = 0, tried = false, -- where
         last = false, last_but_one = false, last_but_two = false, -- pieces of the answer
     }
