@@ -12,8 +12,9 @@ HERE = Path(__file__).resolve().parent / "phone"
 USER, GROUP = 10123, 10123
 MINORS = {"forky": "3.14", "trixie": "3.13"}  # Termux's own minor now, and one that it had
 _PACKAGES = (
-    "apt", "bash", "ca-certificates", "coreutils", "curl", "gpgv", "openssl", "procps", "python3", "python3-cryptography",
-    "python3-grpcio", "python3-msgpack", "python3-numpy", "python3-psutil", "runit", "util-linux", "xz-utils",
+    "apt", "bash", "ca-certificates", "coreutils", "curl", "gpgv", "openssl", "procps", "python3",
+    "python3-cryptography", "python3-grpcio", "python3-msgpack", "python3-numpy", "python3-psutil", "runit",
+    "util-linux", "xz-utils",
 )  # fmt: skip
 _TERMUX_HAS_NONE = ("google", "protobuf*")  # python3-grpcio brings it along
 
@@ -27,7 +28,7 @@ def phone_image(release: str) -> Path:
 def _make(release: str, path: Path) -> None:
     tar = path.with_suffix(".tar")
     # Testing's release file may be past its date on a mirror.
-    options = ["--aptopt=Acquire::Check-Valid-Until \"false\"", f"--include={','.join(_PACKAGES)}"]
+    options = ['--aptopt=Acquire::Check-Valid-Until "false"', f"--include={','.join(_PACKAGES)}"]
     try:
         run(["mmdebstrap", "--quiet", "--variant=apt", *options, release, tar, *_mirror()], seconds=900)
         run(["tar", "-xpf", tar, "-C", path, "--exclude=./dev/*"], seconds=300)
@@ -47,9 +48,9 @@ def _become_android(path: Path) -> None:
     for pattern in _TERMUX_HAS_NONE:
         for found in modules.glob(pattern):
             shutil.rmtree(found)
-    for place in path.glob("usr/lib/python3.*/sitecustomize.py"):
-        place.unlink()
-    shutil.copy(HERE / "sitecustomize.py", modules)
+    for library in path.glob("usr/lib/python3.*"):
+        (library / "sitecustomize.py").unlink(missing_ok=True)  # a link to Debian's
+        shutil.copy(HERE / "sitecustomize.py", library)
     common = modules / "psutil/_common.py"
     text = common.read_text()
     patched = re.sub(r'(LINUX = sys\.platform\.startswith\()"linux"\)', r'\1("linux", "android"))', text)

@@ -36,7 +36,7 @@ _PACKAGES = {
 }  # fmt: skip
 _PROGRAMS = (
     "apt", "apt-get", "apt-cache", "awk", "basename", "bash", "cat", "chmod", "cmp", "cp", "curl", "cut", "date", "df",
-    "dirname", "dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "echo", "env", "find", "grep", "gzip", "head",
+    "diff", "dirname", "dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "echo", "env", "find", "grep", "gzip", "head",
     "id", "kill", "ln", "ls", "mkdir", "mktemp", "mv", "openssl", "ps", "pwd", "python3", "readlink", "rm", "rmdir",
     "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "test", "touch", "tr", "true", "uname", "wc",
     "xargs", "xz", "runsvdir", "runsv", "sv", "svlogd",
@@ -77,7 +77,7 @@ class Phone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the Termux app gives to its programs. APT_CONFIG and DPKG_ADMINDIR stand for what is compiled in there."""
+        """What the Termux app gives its programs. APT_CONFIG and DPKG_ADMINDIR stand for what is compiled in there."""
         return {
             "HOME": HOME, "PREFIX": PREFIX, "TMPDIR": f"{PREFIX}/tmp", "PATH": f"{PREFIX}/bin", "LANG": "C.UTF-8",
             "SHELL": f"{PREFIX}/bin/bash", "TERM": "xterm-256color", "ANDROID_ROOT": "/system", "ANDROID_DATA": "/data",
@@ -91,9 +91,10 @@ class Phone:
         root = self.directory / "root"
         root.mkdir(exist_ok=True)
         shown = [str(word) for name, path in self.shown.items() for word in (path, name)]
-        command = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
-        holder = [HERE / "holder.sh", phone_image(self.release), root, self.directory / "data"]
-        holder.append("yes" if self.semaphores else "no")
+        command = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation=private"]
+        semaphores = "yes" if self.semaphores else "no"
+        paths = (HERE / "holder.sh", phone_image(self.release), root, self.directory / "data")
+        holder = [*map(str, paths), semaphores]
         self._holder = subprocess.Popen(
             [*command, *holder, *shown], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -126,7 +127,7 @@ class Phone:
     def command(self, *words: str, as_root: bool = False, **variables: str) -> list[str]:
         """Return the command of this machine that runs a program on the phone."""
         assert self._holder is not None, "the phone is off"
-        place = ("--mount", "--pid", "--uts", "--ipc", "--root", f"--wd={HOME}")
+        place = ("--mount", "--pid", "--uts", "--ipc", "--root", f"--wdns={HOME}")
         # unshare's child is the first process; its own number in the namespace is 1
         first = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0]
         user = ["--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
@@ -152,7 +153,7 @@ class Phone:
         """Start a program whose output goes to the file; it ends with the phone at the latest."""
         with log.open("ab") as output:
             return subprocess.Popen(
-                self.command(*words, **variables), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                self.command(*words, as_root=False, **variables), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
     def install(self, *debs: Path) -> "subprocess.CompletedProcess[str]":
@@ -208,6 +209,8 @@ class Phone:
                 self._write(path, source.read_text().replace("@PREFIX@", PREFIX), 0o755)
         self._write("etc/apt/apt.conf", _apt_conf())
         self._write("var/lib/dpkg/available", "")
+        for name in _PACKAGES:
+            self._write(f"var/lib/dpkg/info/{name}.list", "")
         self._write("var/lib/dpkg/status", "\n".join(_status(name, version) for name, version in _PACKAGES.items()))
         self.battery()
         for path in ("/data", "/data/data"):

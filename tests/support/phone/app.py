@@ -1,4 +1,4 @@
-"""Runs a program as an Android app may: `python3 -I app.py PROGRAM [ARGUMENT]...`; netlink sockets are denied by seccomp.
+"""Runs a program as an Android app may: `app.py PROGRAM [ARGUMENT]...`; netlink sockets are denied by seccomp.
 
 A preloaded library would not do: `ifaddr` opens libc by itself and goes round it.
 """

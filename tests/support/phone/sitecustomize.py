@@ -1,4 +1,4 @@
-"""What Python shows of itself on Android. It lies in the simulated phone's root file system, where `site` imports it."""
+"""What Python shows of itself on Android. `site` imports it in the simulated phone's root file system."""
 
 import os
 import platform
@@ -10,3 +10,6 @@ for denied in ("getloadavg", "link"):  # bionic below API level 29 has no getloa
     if hasattr(os, denied):
         delattr(os, denied)
 platform.system = lambda: "Android"
+if hasattr(platform, "AndroidVer"):  # since Python 3.13; it asks bionic
+    known = platform.AndroidVer("14", 34, "Google", "Pixel 7", "panther", is_emulator=False)
+    vars(platform)["android_ver"] = lambda *_given, **_named: known
