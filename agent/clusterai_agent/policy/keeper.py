@@ -60,6 +60,7 @@ class PolicyKeeper:
         pause = read_pause(self._pause_file)
         decision = decide(await self._reader.read(self._settings, pause), self._settings, self._memory)
         self._memory = decision.memory
+        self._reader.set_pace(working=decision.works)
         if decision.pause_is_over:
             _end_pause(self._pause_file)
         self._keep(decision.memory)

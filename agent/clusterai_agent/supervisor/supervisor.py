@@ -13,9 +13,11 @@ from clusterai_agent.addresses import Address, local_address_towards
 from clusterai_agent.certificates import dask_certificate
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.facts import own_addresses
+from clusterai_agent.places import places
 from clusterai_agent.server import Server
 from clusterai_agent.supervisor.desired import Desired, Limits, contact_host, decide, host_and_port, scheduler_at
 from clusterai_agent.supervisor.environments import Environments
+from clusterai_agent.supervisor.memory import MemoryGuard
 from clusterai_agent.supervisor.workers import Ground, Workers
 
 log = logging.getLogger(__name__)
@@ -34,9 +36,11 @@ class Supervisor:
         compute = config.state.compute_directory
         self._config, self._limits, self._units, self._server = config, limits, units, server
         self._changed = changed
-        self._environments = Environments(compute / "env", config.environment, server, self.wake)
+        modules = places().modules
+        self._environments = Environments(compute / "env", config.environment, server, self.wake, modules)
         self._certificate = dask_certificate(compute, server)
         self._workers = Workers(compute / "workers", units)
+        self._guard = MemoryGuard(self._workers, self.wake)
         self._desired: Desired | None = None
         self._waiting_for = ""
         self._status = NodeStatus()
@@ -58,7 +62,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Reconcile until cancelled. Workers go on running without this process."""
-        watching = asyncio.create_task(self._watch_units(), name="watch units")
+        watching = [asyncio.create_task(self._watch_units(), name="watch units")]
+        if self._units.back_end == "process":  # systemd keeps the limit itself
+            watching.append(asyncio.create_task(self._guard.run(), name="watch memory"))
         try:
             while True:
                 self._wake.clear()
@@ -68,8 +74,9 @@ class Supervisor:
                         await self._wake.wait()
                 await asyncio.sleep(_GATHER_SECONDS)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._environments.close()
 
     async def reconcile(self) -> None:
@@ -130,7 +137,7 @@ class Supervisor:
             configured=self._config.worker.contact_address,
             towards_server=local_address_towards(host_and_port(scheduler)[0]),
             server_is_local=self._config.server.is_local,
-            own=own_addresses(),
+            own=own_addresses(server_host),
             running=running.contact_address if running else "",
         )
         if not host_and_port(scheduler)[0]:
