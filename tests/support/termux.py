@@ -13,6 +13,7 @@ It has this machine's network, without netlink. Not simulated: bionic, SELinux, 
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,7 @@ class Phone:
     directory: Path
     release: str = "forky"
     semaphores: bool = True
+    storage_megabytes: int = 0  # 0: as much as this machine has
     shown: Mapping[str, Path] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     _holder: "subprocess.Popen[bytes] | None" = None
@@ -94,7 +96,7 @@ class Phone:
         command = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation=private"]
         semaphores = "yes" if self.semaphores else "no"
         paths = (HERE / "holder.sh", phone_image(self.release), root, self.directory / "data")
-        holder = [*map(str, paths), semaphores]
+        holder = [*map(str, paths), semaphores, str(self.storage_megabytes)]
         self._holder = subprocess.Popen(
             [*command, *holder, *shown], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -155,6 +157,20 @@ class Phone:
             return subprocess.Popen(
                 self.command(*words, as_root=False, **variables), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
+
+    def ask(self, script: str, answer: str = "", **options: Any) -> "subprocess.CompletedProcess[str]":
+        """Run a script in a session on a terminal, where the answer is typed; the output has all that it showed."""
+        leader, follower = pty.openpty()
+        os.write(leader, answer.encode())
+        command = self.command("bash", "-c", f". {PREFIX}/etc/profile\n{script}", **options)
+        try:
+            return subprocess.run(
+                ["setsid", "--ctty", "--wait", *command], stdin=follower, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, errors="replace", timeout=_SECONDS, check=False,
+            )  # fmt: skip
+        finally:
+            os.close(leader)
+            os.close(follower)
 
     def install(self, *debs: Path) -> "subprocess.CompletedProcess[str]":
         """Install packages with the real dpkg, as apt would have it do."""

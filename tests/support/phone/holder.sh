@@ -1,10 +1,10 @@
 #!/bin/bash
 # Makes what Android shows of a machine, as root in namespaces of its own, says "ready", and stays as its first process.
-#   holder.sh IMAGE ROOT DATA SEMAPHORES [SOURCE TARGET]...
-# SEMAPHORES: yes or no. Each SOURCE is shown read-only as TARGET, a name below /mnt.
+#   holder.sh IMAGE ROOT DATA SEMAPHORES STORAGE [SOURCE TARGET]...
+# SEMAPHORES: yes or no. STORAGE: how many megabytes it has, its files gone with it; 0: as many as this machine. Each SOURCE is shown read-only as TARGET, a name below /mnt.
 set -eu
-image=$1 root=$2 data=$3 semaphores=$4
-shift 4
+image=$1 root=$2 data=$3 semaphores=$4 storage=$5
+shift 5
 hostname localhost
 mount --bind "$image" "$root"
 mount -o remount,bind,ro "$root"
@@ -21,7 +21,10 @@ mkdir "$root/dev/pts" "$root/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666 pts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 if [ "$semaphores" = yes ]; then mount -t tmpfs -o mode=1777 shm "$root/dev/shm"; fi
-mount --bind "$data" "$root/data"
+if [ "$storage" = 0 ]; then mount --bind "$data" "$root/data"; else
+    mount -t tmpfs -o "size=${storage}m" data "$root/data"
+    cp -a "$data/." "$root/data"
+fi
 
 # What Android denies to an app.
 deny=$root/mnt/denied

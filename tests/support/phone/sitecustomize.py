@@ -1,12 +1,17 @@
 """What Python shows of itself on Android. `site` imports it in the simulated phone's root file system."""
 
+import ctypes  # noqa: F401  before the platform's name changes: Android's wants a library that Debian does not ship
 import os
 import platform
 import sys
+import sysconfig
 
+sysconfig.get_config_vars()  # as above: their module has the platform in its name
 sys.platform = "android"
 os.environ.setdefault("ANDROID_ROOT", "/system")
-for denied in ("getloadavg", "link"):  # bionic below API level 29 has no getloadavg; SELinux denies hard links
+# bionic has getloadavg and posix_spawn from API level 29 and 28 on, Python pidfd_open from 31: Termux is built for 24.
+# SELinux denies hard links.
+for denied in ("getloadavg", "link", "pidfd_open", "posix_spawn", "posix_spawnp"):
     if hasattr(os, denied):
         delattr(os, denied)
 platform.system = lambda: "Android"
