@@ -6,11 +6,14 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clusterai.policy import MachineClass, defaults
+from clusterai.policy_wire import settings_to_wire
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.node_pb2 import NodeSpec
 from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec, WorkerSpec
@@ -171,6 +174,18 @@ class TestWithItsWorker:
         assert daemon.last.statuses[-1].policy.reason == "on battery, 84 %; works from 80 % while charging"
         daemon.last.send(spec=resting_spec(daemon))
         await until(lambda: not workers(enabled))
+
+    async def test_unplugged_in_airplane_mode_it_stops_its_worker_itself(
+        self, installed: Phone, daemon: NodeDaemon
+    ) -> None:
+        settings = replace(defaults(MachineClass.PHONE), drain_seconds=5)
+        daemon.spec.policy.CopyFrom(settings_to_wire(settings))
+        await enable(installed)
+        await until(lambda: workers(installed))
+        await daemon.stop()
+        installed.battery(plugged="UNPLUGGED", status="DISCHARGING")
+        await until(lambda: not workers(installed))
+        assert status(installed)["policy"]["state"] == "resting"
 
     async def test_a_battery_program_that_hangs_is_killed_and_the_phone_rests(
         self, installed: Phone, daemon: NodeDaemon
