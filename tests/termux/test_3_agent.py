@@ -66,7 +66,7 @@ def agents(phone: Phone) -> list[int]:
 
 
 def workers(phone: Phone) -> list[int]:
-    return running(phone, "distributed.cli.dask_worker")
+    return [number for number, words in phone.processes().items() if "distributed.cli.dask_worker" in words]
 
 
 class TestWithTheDaemon:
