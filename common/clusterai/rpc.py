@@ -25,6 +25,7 @@ _MAX_ANSWER_BYTES = 1 << 26  # what a server sends is its own: a list of thousan
 _BOTH = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),  # it answers each message with a ping, to size windows that small messages never fill
 )
 CLIENT_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *_BOTH,

@@ -52,7 +52,8 @@ def made_authority(directory: Path) -> CertificateAuthority:
 
 @contextmanager
 def running_agent(
-    directory: Path, identity: NodeIdentity, address: str, place: Place, variables: Mapping[str, str] | None = None
+    directory: Path, identity: NodeIdentity, address: str, place: Place, variables: Mapping[str, str] | None = None,
+    extra: str = "",
 ) -> Iterator[Program]:
     """Run a real agent that has joined already."""
     home, config = Home(directory / "agent"), directory / "agent.toml"
@@ -63,6 +64,7 @@ def running_agent(
         f'[server]\naddresses = ["{address}"]\ndiscover = false\n'
         f'[state]\ndirectory = "{home.directory}"\ncompute_directory = "{directory}/compute"\n'
         f'scratch_directory = "{directory}/dask"\n[units]\nback_end = "process"\nstop_on_exit = true\n'
+        f"{extra}"
     )
     for name in ("compute", "dask"):
         (directory / name).mkdir()

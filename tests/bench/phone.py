@@ -18,6 +18,7 @@ from load.identities import issue
 from support.tree import python_path
 
 INTERVAL_SECONDS, SETTLE_SECONDS, WINDOW_SECONDS = 15.0, 30.0, 180.0
+_PHONE = '[policy]\nmachine_class = "phone"\n'  # whose server is on loopback, so it would be the server
 _HEADERS_BYTES = 2 * 66  # Ethernet, IP and TCP with its time stamps, for a segment and for its acknowledgement
 # A phone as far as the agent's own code goes; psutil is one that knows Linux. It rests: nothing tells its charge.
 _SITE = """
@@ -41,7 +42,7 @@ def measure() -> Iterator[Figure]:
         with (
             bare_server(directory, there, interval=INTERVAL_SECONDS) as (server, address),
             Meter.before(address) as meter,
-            running_agent(directory, phone, meter.address, here, variables) as program,
+            running_agent(directory, phone, meter.address, here, variables, _PHONE) as program,
         ):
             time.sleep(SETTLE_SECONDS)
             yield from _figures(program, server, meter)
