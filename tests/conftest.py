@@ -12,7 +12,7 @@ import pytest
 
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
-LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "system")
+LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "termux", "system")
 _LONGEST = ("newest", "system")
 _BEFORE = pytest.StashKey[Belongings]()
 _HERE = Path(__file__).resolve().parent
@@ -26,7 +26,7 @@ def layer_of(path: Path) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # xdist's own reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the layers in order, and keep a file's tests (all of the system layer's) in one process.
+    """Put the layers in order, and keep a file's tests (all of the layers termux and system) in one process each.
 
     Side by side, the two longest layers begin, each in a process of its own: what is last decides when all is done.
     """
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         layer = layer_of(item.path)
-        item.add_marker(pytest.mark.xdist_group(layer if layer == "system" else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(layer if layer in ("termux", "system") else str(item.path)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

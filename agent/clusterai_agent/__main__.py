@@ -8,6 +8,7 @@ from typing import Any
 
 from clusterai import __version__
 from clusterai.program import run_program
+from clusterai_agent.places import places
 
 PROGRAM = "clusterai-agent"
 
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(PROGRAM, description="Cluster AI's agent.", epilog=_EXAMPLES, formatter_class=form)
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    top.add_argument("--config", type=Path, metavar="FILE", help="configuration (default /etc/clusterai/agent.toml)")
+    top.add_argument("--config", type=Path, metavar="FILE", help=f"configuration (default {places().config})")
     top.add_argument("--check-config", action="store_true", help="check the configuration and end")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="be this machine's agent (systemd starts this)")
@@ -117,9 +118,7 @@ def _command(given: argparse.Namespace) -> "Coroutine[Any, Any, int | None]":
 
 
 async def _checked(file: Path | None) -> None:
-    from clusterai_agent.config import DEFAULT_FILE
-
-    print(f"{file or DEFAULT_FILE}: ok")
+    print(f"{file or places().config}: ok")
 
 
 def _join(config: Any, given: argparse.Namespace) -> "Coroutine[Any, Any, None]":

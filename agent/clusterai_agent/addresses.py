@@ -71,6 +71,16 @@ def local_address_towards(host: str) -> str:
         return ""
 
 
+def way_out() -> str:
+    """Return the IPv4 address that packets to elsewhere would carry; empty when there is no way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
 def _is_ip(text: str) -> bool:
     try:
         ipaddress.ip_address(text.partition("%")[0])

@@ -7,11 +7,11 @@ from pathlib import Path
 from clusterai.config import Section, decode, read_toml
 from clusterai.logs import LEVELS
 from clusterai.policy import MachineClass
+from clusterai.termux import is_android
 from clusterai_agent.addresses import Address, is_loopback
+from clusterai_agent.places import places
 
-DEFAULT_FILE = Path("/etc/clusterai/agent.toml")
-_PACKAGED_STATE, _PACKAGED_RUNTIME = Path("/var/lib/clusterai-agent"), Path("/run/clusterai-agent")
-_PACKAGED_GATE = Path("/var/lib/clusterai-gate")
+_PHONE_MEMORY_FRACTION = 0.5  # Android's own apps need the other half
 
 
 class BackEnd(Enum):
@@ -52,41 +52,44 @@ class NodeSection:
 class StateSection:
     """Where things lie. `runtime_directory` holds what everybody may read; packaged: /run/clusterai-agent."""
 
-    directory: Path = _PACKAGED_STATE
-    compute_directory: Path = Path("/var/lib/clusterai-compute")
-    scratch_directory: Path = Path("/var/lib/clusterai-dask")
+    directory: Path = field(default_factory=lambda: places().state)
+    compute_directory: Path = field(default_factory=lambda: places().compute)
+    scratch_directory: Path = field(default_factory=lambda: places().scratch)
     gate_directory: Path | None = None  # default: /var/lib/clusterai-gate, or `gate` in another state directory
     runtime_directory: Path | None = None
 
     @property
     def gate(self) -> Path:
         """Where what the gate's user may read lies."""
-        packaged = _PACKAGED_GATE if self.directory == _PACKAGED_STATE else self.directory / "gate"
+        packaged = places().gate if self.directory == places().state else self.directory / "gate"
         return self.gate_directory or packaged
 
     @property
     def shown_in(self) -> Path:
         """Where the running agent says how it is."""
-        packaged = _PACKAGED_RUNTIME if self.directory == _PACKAGED_STATE else self.directory
+        packaged = places().runtime if self.directory == places().state else self.directory
         return self.runtime_directory or packaged
 
 
 @dataclass(frozen=True)
 class UnitsSection:
-    """The back-end for worker units; `stop_on_exit` ends the workers with the agent (process back-end only)."""
+    """The back-end for worker units; `stop_on_exit` ends the workers with the agent (process back-end only).
 
-    back_end: BackEnd = BackEnd.SYSTEMD
-    stop_on_exit: bool = False
+    On a phone it does: whoever stops the service wants no worker that goes on.
+    """
+
+    back_end: BackEnd = field(default_factory=lambda: BackEnd.PROCESS if is_android() else BackEnd.SYSTEMD)
+    stop_on_exit: bool = field(default_factory=is_android)
 
 
 @dataclass(frozen=True)
 class WorkerSection(Section):
-    """What workers may take of this machine. 0 leaves the choice to the server."""
+    """What workers may take of this machine. 0 leaves the choice to the server; a phone has one worker."""
 
     enabled: bool = True
-    count: int = 0
+    count: int = field(default_factory=lambda: int(is_android()))
     threads: int = 0
-    memory_fraction: float = 0.6
+    memory_fraction: float = field(default_factory=lambda: _PHONE_MEMORY_FRACTION if is_android() else 0.6)
     contact_address: str = ""
 
     def validate(self) -> None:
@@ -113,9 +116,10 @@ class OllamaSection(Section):
     """The Ollama of this machine. `enabled = false`: it is not looked at, and the server hears nothing of it.
 
     An empty address, and no models directory: found by itself. `mirror_port` is where Ollama finds the server's copies.
+    Phones serve no models.
     """
 
-    enabled: bool = True
+    enabled: bool = field(default_factory=lambda: not is_android())
     address: str = ""
     models_directory: Path | None = None
     mirror_port: int = 11445
@@ -166,7 +170,7 @@ def load_config(file: Path | None) -> AgentConfig:
     Raises:
         ConfigError: names file, key, value and reason.
     """
-    if file is None and not DEFAULT_FILE.exists():
+    if file is None and not places().config.exists():
         return AgentConfig()
-    path = file or DEFAULT_FILE
+    path = file or places().config
     return decode(AgentConfig, read_toml(path), file=path)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusterai_agent.addresses import ENROLLMENT_PORT, Address, parse_all
+from clusterai.termux import is_android
+from clusterai_agent.addresses import ENROLLMENT_PORT, Address, parse_all, way_out
 
 SERVICE_TYPE = "_clusterai._tcp.local."
 _SERVERS, _ADDRESSES = 16, 8  # of these at most so many are looked at
@@ -107,8 +108,8 @@ def _bounded(value: Any) -> str:
 
 async def _browse_here(seconds: float) -> list[dict[str, Any]]:
     """Browse with zeroconf, in this process: only the helper does."""
-    from zeroconf import ServiceBrowser, ServiceStateChange
-    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+    from zeroconf import DNSQuestionType, ServiceBrowser, ServiceStateChange
+    from zeroconf.asyncio import AsyncServiceInfo
 
     names: set[str] = set()
 
@@ -116,14 +117,27 @@ async def _browse_here(seconds: float) -> list[dict[str, Any]]:
         if state_change is not ServiceStateChange.Removed and len(names) < _SERVERS:
             names.add(name)
 
-    async with AsyncZeroconf() as zeroconf:
-        browser = ServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[heard])
+    # A phone hears no multicast (Android filters it), so answers to it alone are asked for (QU, RFC 6762, 5.4).
+    kind = DNSQuestionType.QU if is_android() else None
+    async with _opened() as zeroconf:
+        browser = ServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[heard], question_type=kind)
         await asyncio.sleep(seconds * _LISTENING_SHARE)
         infos = [AsyncServiceInfo(SERVICE_TYPE, name) for name in sorted(names)]
         left_ms = seconds * (1 - _LISTENING_SHARE) * 1000
-        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, left_ms) for info in infos))
+        await asyncio.gather(*(info.async_request(zeroconf.zeroconf, left_ms, kind) for info in infos))
         await asyncio.to_thread(browser.cancel)
         return [describe(info.properties, info.parsed_scoped_addresses(), info.port) for info in infos if info.port]
+
+
+def _opened() -> Any:
+    """Return zeroconf on all interfaces; where the kernel hides them (Android), on the one that leads out."""
+    from zeroconf import IPVersion
+    from zeroconf.asyncio import AsyncZeroconf
+
+    try:
+        return AsyncZeroconf()
+    except PermissionError:
+        return AsyncZeroconf(interfaces=[way_out()], ip_version=IPVersion.V4Only)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """What this machine is: hardware, system, Pythons, GPUs, addresses."""
 
+import contextlib
 import ipaddress
 import os
 import platform
@@ -8,12 +9,15 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
 from clusterai import __version__
 from clusterai.machine import own_machine_id
-from clusterai.v1.types_pb2 import NodeFacts, WorkerLimits
+from clusterai.termux import is_android
+from clusterai.v1.types_pb2 import CollectorReport, NodeFacts, WorkerLimits
+from clusterai_agent.addresses import local_address_towards, way_out
 from clusterai_agent.collectors.api import NoData
 from clusterai_agent.collectors.battery import read_battery
 from clusterai_agent.config import AgentConfig, WorkerSection
@@ -25,14 +29,14 @@ _ADDRESS_LIMIT = 32
 
 def read_facts(config: AgentConfig, nvml: Nvml, pythons: Callable[[], Sequence[str]]) -> NodeFacts:
     """Return the facts as of now. What this system hides stays empty."""
-    memory = psutil.virtual_memory().total
+    memory = _memory_total()
     facts = NodeFacts(
-        hostname=socket.gethostname()[:_TEXT_LIMIT],
+        hostname=(_phone_name() or socket.gethostname())[:_TEXT_LIMIT],
         machine_id=own_machine_id(),
         boot_id=_text("/proc/sys/kernel/random/boot_id"),
         os_name=_os_name(),
-        kernel_release=platform.release(),
-        architecture=platform.machine(),
+        kernel_release=os.uname().release,
+        architecture=os.uname().machine,
         cpu_model=cpu_model(_text("/proc/cpuinfo", 1 << 16)),
         cpu_count=_cpu_count(),
         memory_total_bytes=memory,
@@ -41,7 +45,7 @@ def read_facts(config: AgentConfig, nvml: Nvml, pythons: Callable[[], Sequence[s
         agent_python=platform.python_version(),
         pythons=pythons(),
         addresses=own_addresses(),
-        has_battery=read_battery() is not None,
+        has_battery=is_android() or read_battery() is not None,
         systemd_version=_systemd_version(),
         clock_unix_seconds=time.time(),
         worker_limits=worker_limits(config.worker, memory),
@@ -50,13 +54,14 @@ def read_facts(config: AgentConfig, nvml: Nvml, pythons: Callable[[], Sequence[s
     return facts
 
 
-def refresh(facts: NodeFacts) -> NodeFacts:
-    """Return the facts with what may have changed since they were made: clock and addresses."""
+def refresh(facts: NodeFacts, absent: Iterable[tuple[str, str]] = (), server_host: str = "") -> NodeFacts:
+    """Return the facts with what may have changed since they were made: clock, addresses and absent readings."""
     fresh = NodeFacts()
     fresh.CopyFrom(facts)
     fresh.clock_unix_seconds = time.time()
     del fresh.addresses[:]
-    fresh.addresses.extend(own_addresses())
+    fresh.addresses.extend(own_addresses(server_host))
+    fresh.absent.extend(CollectorReport(collector=name, no_data=True, reason=reason) for name, reason in absent)
     return fresh
 
 
@@ -93,25 +98,16 @@ def ordered(addresses: Iterable[str]) -> list[str]:
     return [str(address) for address in unique[:_ADDRESS_LIMIT]]
 
 
-def own_addresses() -> list[str]:
-    """Return this machine's addresses; where the kernel hides them (Android), the one that leads out."""
+def own_addresses(server_host: str = "") -> list[str]:
+    """Return this machine's addresses; where the kernel hides them (Android), those that lead out and to the server."""
     try:
         cards = psutil.net_if_addrs()
-    except OSError:
-        return ordered([_way_out()])
+    except (OSError, AttributeError):
+        return ordered([way_out(), local_address_towards(server_host) if server_host else ""])
     return ordered(entry.address for entries in cards.values() for entry in entries if entry.family in _IP_FAMILIES)
 
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
-
-def _way_out() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-            return str(probe.getsockname()[0])
-        except OSError:
-            return ""
 
 
 def _add_gpus(facts: NodeFacts, nvml: Nvml) -> None:
@@ -135,10 +131,37 @@ def _text(path: str, limit: int = 256) -> str:
 
 
 def _os_name() -> str:
+    if is_android():
+        return f"Android {_android().release}".strip()
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "")[:_TEXT_LIMIT]
     except OSError:
-        return platform.system()
+        return os.uname().sysname
+
+
+def _phone_name() -> str:
+    """The model's name: every phone's host name is localhost."""
+    return _android().model if is_android() else ""
+
+
+class _Android(NamedTuple):
+    release: str = ""
+    model: str = ""
+
+
+def _android() -> _Android:
+    """What Android says of itself; nothing where it does not (Python asks its C library from 3.13 on)."""
+    with contextlib.suppress(AttributeError, OSError):
+        version: Any = platform.android_ver()  # type: ignore[attr-defined,unused-ignore]
+        return _Android(version.release, version.model)
+    return _Android()
+
+
+def _memory_total() -> int:
+    """The memory in bytes; 0 where it is hidden."""
+    with contextlib.suppress(AttributeError, OSError):
+        return int(psutil.virtual_memory().total)
+    return 0
 
 
 def _cpu_count() -> int:

@@ -14,18 +14,20 @@ from clusterai.files import read_limited
 from clusterai.ids import parse_node_id, suggest_node_id
 from clusterai.pythons import available_minors
 from clusterai.rpc import split_address
+from clusterai.termux import termux_prefix
 from clusterai.tokens import JoinToken
-from clusterai.units import UnitsConfig, open_units
+from clusterai.units import UnitsConfig, UnitsUnavailable, open_units
 from clusterai_agent.addresses import ENROLLMENT_PORT
 from clusterai_agent.certificates import remove_unit_certificates
 from clusterai_agent.config import AgentConfig, BackEnd
-from clusterai_agent.errors import NotJoined
+from clusterai_agent.errors import NotJoined, check_termux
 from clusterai_agent.facts import read_facts
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.joining import join_by_approval, join_with_token, keep, servers_to_try
 from clusterai_agent.logstreams import AGENT_UNIT
 from clusterai_agent.models.tunnel_units import Tunnels
 from clusterai_agent.nvml import Nvml
+from clusterai_agent.phone_boot import Boot, try_write
 from clusterai_agent.supervisor.workers import Workers
 from clusterai_agent.unitsconfig import units_config
 
@@ -60,6 +62,12 @@ class NoWriteAccess(ClusterAIError):
     hint = "run it as root: `sudo clusterai-agent {command}`"
 
 
+class StillRuns(ClusterAIError):
+    code, status = "still-runs", Status.CONFLICT
+    message = "the agent still runs on this phone"
+    hint = "stop it with `sv-disable clusterai-agent`, then leave again"
+
+
 @dataclass(frozen=True)
 class JoinOptions:
     """The options of `join`."""
@@ -74,6 +82,7 @@ class JoinOptions:
 
 async def join(config: AgentConfig, options: JoinOptions) -> None:
     """Join a cluster and start the agent."""
+    check_termux()
     home = Home(config.state.directory)
     _check_writable(home.directory, "join")
     if home.joined and not options.force:
@@ -196,6 +205,10 @@ def _check_writable(directory: Path, command: str) -> None:
 
 async def _start(config: AgentConfig, options: JoinOptions) -> None:
     """Start the agent's unit, or say how to."""
+    if prefix := termux_prefix():
+        print(try_write(Boot(prefix, config.state.directory)))
+        print("Start it now, and whenever Termux starts: sv-enable clusterai-agent")
+        return
     if config.units.back_end is BackEnd.PROCESS:
         print("Start the agent with: clusterai-agent run")
         return
@@ -212,6 +225,18 @@ async def _start(config: AgentConfig, options: JoinOptions) -> None:
 
 async def _stop_everything(config: AgentConfig) -> None:
     """Stop agent, workers and gate; the agent first, or it would bring the others back."""
+    prefix = termux_prefix()
+    try:
+        await _stop_units(config)
+    except UnitsUnavailable as error:
+        if prefix is None:
+            raise
+        raise StillRuns from error
+    if prefix:
+        Boot(prefix, config.state.directory).remove()
+
+
+async def _stop_units(config: AgentConfig) -> None:
     async with open_units(units_config(config)) as units:
         if config.units.back_end is BackEnd.SYSTEMD:
             await units.stop(AGENT_UNIT)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clusterai.errors import ClusterAIError
@@ -39,6 +39,8 @@ class Report:
 
     def __init__(self, section: StateSection, notifier: Notifier) -> None:
         self._file = section.shown_in / FILE_NAME
+        with contextlib.suppress(OSError):  # writing says what is wrong
+            self._file.parent.mkdir(parents=True, exist_ok=True)
         self._notifier = notifier
         self._shown: dict[str, Any] = {}
         self._facts: dict[str, Any] = {"process_id": os.getpid(), "state": "starting"}
@@ -63,6 +65,10 @@ class Report:
     def identity(self, node_id: str, cluster_id: str, certificate_expires: float) -> None:
         """Who this node is."""
         self._set(node_id=node_id, cluster_id=cluster_id, certificate_expires_unix_seconds=certificate_expires)
+
+    def absent(self, readings: Iterable[tuple[str, str]]) -> None:
+        """Which collectors read nothing here, and why."""
+        self._set(absent=dict(readings))
 
     def node_status(self, status: NodeStatus) -> None:
         """What the supervisor observes."""

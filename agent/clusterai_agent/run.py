@@ -18,15 +18,17 @@ from clusterai.files import read_limited
 from clusterai.policy_wire import class_to_wire
 from clusterai.program import Notifier, feed_watchdog, stop_requested
 from clusterai.pythons import available_minors
+from clusterai.termux import termux_prefix
 from clusterai.tokens import JoinToken
 from clusterai.units import Units, open_units
 from clusterai.v1.node_pb2 import Hello, NodeSpec, NodeStatus, Welcome
-from clusterai.v1.types_pb2 import NodeFacts
+from clusterai.v1.types_pb2 import NodeFacts, Sample
 from clusterai_agent.collectors import make_collectors
+from clusterai_agent.collectors.termux_api import Phone
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.connection import Connection, Whereabouts
 from clusterai_agent.discovery import browse
-from clusterai_agent.errors import NotJoined
+from clusterai_agent.errors import NotJoined, check_termux
 from clusterai_agent.facts import read_facts, refresh
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.logstreams import LogStreams
@@ -52,7 +54,12 @@ _SKEW_SECONDS = 30.0
 
 
 async def run(config: AgentConfig) -> None:
-    """Be this machine's agent until asked to stop. Workers go on running."""
+    """Be this machine's agent until asked to stop. Workers go on running, but for a phone's.
+
+    Raises:
+        WrongTermux: this is Google Play's.
+    """
+    check_termux()
     stop = stop_requested()
     async with AsyncExitStack() as parts:
         notifier = Notifier()
@@ -166,15 +173,19 @@ class Service:
         self._machine, self._report, self._home, self._nonce = machine, report, home, nonce
         self._membership = membership
         self._server = Server()
-        self._sampler = Sampler(make_collectors(config.state.compute_directory, machine.nvml))
+        prefix = termux_prefix()
+        phone = Phone(prefix) if prefix else None
+        self._sampler = Sampler(make_collectors(config.state.compute_directory, machine.nvml, phone))
         limits = _limits(config, machine.facts)
-        self._supervisor = Supervisor(config, limits, machine.units, self._server, self._observed)
+        self._supervisor = Supervisor(
+            config, limits, machine.units, self._server, self._observed, self._rest_is_overdue
+        )
         self._models = ModelKeeper(config, machine.units, self._server, self._observed)
         machine_kind = machine_class(config, has_battery=machine.facts.has_battery)
         machine.facts.machine_class = class_to_wire(machine_kind)
-        self._policy = PolicyKeeper(home, machine_kind, Reader())
+        self._policy = PolicyKeeper(home, machine_kind, Reader(phone=phone))
         whereabouts = Whereabouts(config.server.addresses, browse if config.server.discover else None)
-        reports = Reports(self._hello, self._sampler.sample, self._status)
+        reports = Reports(self._hello, self._sample, self._status)
         logs = LogStreams(units_config(config))
         self._connection = Connection(home, membership, whereabouts, self._server, reports, self, logs, report)
         self._renewer = Renewer(home, self._connection, self._server)
@@ -186,6 +197,7 @@ class Service:
         await self._supervisor.reconcile()  # so that the hello tells of workers and models that are here already
         await self._models.look()
         await self._policy.look()
+        self._sample()
         self._report.node_status(self._status())
         async with _background() as start:
             connected = start(self._connection.run(), "connection")
@@ -219,7 +231,14 @@ class Service:
         self._renewer.ask()
 
     def _hello(self) -> Hello:
-        return Hello(facts=refresh(self._machine.facts), status=self._status(), session_nonce=self._nonce)
+        host, _, _ = self._server.address.rpartition(":")
+        facts = refresh(self._machine.facts, self._sampler.absent, host.strip("[]"))
+        return Hello(facts=facts, status=self._status(), session_nonce=self._nonce)
+
+    def _sample(self) -> Sample:
+        sample = self._sampler.sample()
+        self._report.absent(self._sampler.absent)
+        return sample
 
     def _status(self) -> NodeStatus:
         """All that was observed: of workers, and of models where they are watched."""
@@ -233,6 +252,9 @@ class Service:
     def _observed(self) -> None:
         self._report.node_status(self._status())
         self._connection.status_changed()
+
+    def _rest_is_overdue(self) -> bool:
+        return self._policy.rest_is_overdue(time.time())
 
     async def _identity_replaced(self) -> None:
         """Return when node.pem holds another key than the session stands on: somebody joined anew, or left."""

@@ -36,9 +36,13 @@ class Sampler:
         self._quick = [collector for collector in collectors if not collector.every_seconds]
         self._slow = [_Slow(collector) for collector in collectors if collector.every_seconds]
         self._clock = clock
+        self.absent: tuple[tuple[str, str], ...] = ()  # collector and reason, as of the last sample
 
     def sample(self) -> Sample:
-        """Return a reading of everything, with the latest values of the slow collectors."""
+        """Return a reading of everything, with the latest values of the slow collectors.
+
+        What the machine does not have is left out: `absent` names it, and the facts tell it once.
+        """
         sample = Sample(taken_unix_seconds=time.time())
         for collector in self._quick:
             started = self._clock()
@@ -49,6 +53,10 @@ class Sampler:
             sample.MergeFrom(slow.latest)
             if slow.running_since is not None and (since := self._clock() - slow.running_since) > STUCK_SECONDS:
                 _report(sample, slow.collector.name, f"has not answered for {since:.0f} s; the values are old")
+        self.absent = tuple((report.collector, report.reason) for report in sample.collectors if report.no_data)
+        failed = [report for report in sample.collectors if not report.no_data]
+        del sample.collectors[:]
+        sample.collectors.extend(failed)
         return sample
 
     async def read_slow_ones(self) -> None:

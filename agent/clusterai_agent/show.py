@@ -12,12 +12,16 @@ from google.protobuf.json_format import MessageToDict
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.pythons import available_minors
+from clusterai.termux import termux_prefix
+from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors import make_collectors
+from clusterai_agent.collectors.termux_api import Phone
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.errors import NotJoined
 from clusterai_agent.facts import read_facts
 from clusterai_agent.home import Home
 from clusterai_agent.nvml import Nvml
+from clusterai_agent.phone_boot import Boot
 from clusterai_agent.report import read_status, status_line
 from clusterai_agent.sampling import Sampler, read_into
 
@@ -28,7 +32,14 @@ _UNDER_WAY = ("building", "pulling")
 class NotRunning(ClusterAIError):
     code, status = "not-running", Status.FAILED
     message = "the agent does not run on this machine"
-    hint = "start it with `systemctl start clusterai-agent`, and see `journalctl -u clusterai-agent`"
+    hint = "{how}"
+
+    def __init__(self) -> None:
+        prefix = termux_prefix()
+        log = f"{prefix}/var/log/sv/clusterai-agent/current"
+        on_a_phone = f"start it with `sv-enable clusterai-agent` in a new session of Termux, and see {log}"
+        elsewhere = "start it with `systemctl start clusterai-agent`, and see `journalctl -u clusterai-agent`"
+        super().__init__(how=on_a_phone if prefix else elsewhere)
 
 
 async def show_status(config: AgentConfig, *, as_json: bool) -> None:
@@ -44,6 +55,8 @@ async def show_status(config: AgentConfig, *, as_json: bool) -> None:
             if not home.joined:
                 raise NotJoined(file=home.certificate)
         raise NotRunning
+    if prefix := termux_prefix():
+        facts["start_after_reboot"] = Boot(prefix, config.state.directory).known()
     print(json.dumps(facts, indent=2) if as_json else "\n".join(_status_lines(facts)))
 
 
@@ -51,13 +64,13 @@ async def show_facts(config: AgentConfig, *, as_json: bool) -> None:
     """Print the machine's facts and a sample, as they would be sent."""
     nvml = Nvml()
     facts = await asyncio.to_thread(read_facts, config, nvml, available_minors)
-    collectors = make_collectors(config.state.compute_directory, nvml)
+    prefix = termux_prefix()
+    collectors = make_collectors(config.state.compute_directory, nvml, Phone(prefix) if prefix else None)
     Sampler(collectors).sample()  # sets the marks that rates count from
     await asyncio.sleep(_SAMPLE_SECONDS)
-    sample = Sampler(collectors).sample()
+    sample = Sample()
     for collector in collectors:
-        if collector.every_seconds:
-            read_into(collector, sample)
+        read_into(collector, sample)
     nvml.close()
     shown = {"facts": _as_dict(facts), "sample": _as_dict(sample)}
     print(json.dumps(shown, indent=2) if as_json else "\n".join(_fact_lines(shown)))
@@ -87,6 +100,7 @@ def _status_lines(facts: Mapping[str, Any]) -> list[str]:
     lines += [f"worker {worker['name']}: {worker['state']}{_because(worker)}" for worker in facts.get("workers", [])]
     lines += _policy_lines(facts.get("policy", {}))
     lines += _ollama_lines(facts.get("ollama", {}))
+    lines += _phone_lines(facts)
     if expires := facts.get("certificate_expires_unix_seconds"):
         lines.append(f"certificate valid until {time.strftime('%F %T', time.localtime(expires))}")
     return lines
@@ -98,6 +112,14 @@ def _policy_lines(policy: Mapping[str, Any]) -> list[str]:
         return []
     since = time.strftime("%F %T", time.localtime(policy.get("since_unix_seconds", 0)))
     return [f"policy: {policy.get('state')} since {since} ({policy['reason']})"]
+
+
+def _phone_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What a phone's owner should know: what Android hides, and whether it comes back after a reboot."""
+    if "start_after_reboot" not in facts:
+        return []
+    lines = [f"no {name}: {reason}" for name, reason in facts.get("absent", {}).items()]
+    return lines + [facts["start_after_reboot"]] * bool(facts["start_after_reboot"])
 
 
 def _ollama_lines(ollama: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from clusterai.errors import ClusterAIError, Status
+from clusterai.termux import is_android
 
 _SYSTEM_DIRECTORIES = ("/usr/bin", "/usr/local/bin")
 _ASK = "import sys; print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', None) or sys.executable)"
@@ -48,7 +49,9 @@ def require_python(minor: str) -> Path:
 
 
 def available_minors() -> tuple[str, ...]:
-    """Return the minors from 3.11 to 3.14 that this machine can run, oldest first."""
+    """Return the minors from 3.11 to 3.14 that this machine can run, oldest first; on Android just the one running."""
+    if is_android():
+        return (f"{sys.version_info[0]}.{sys.version_info[1]}",)
     minors = (f"3.{number}" for number in range(_OLDEST, _NEWEST + 1))
     return tuple(minor for minor in minors if find_python(minor) is not None)
 

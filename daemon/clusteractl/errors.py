@@ -123,3 +123,15 @@ class NothingToSet(ClusterAIError):
     code, status = "nothing-to-set", Status.USAGE
     message = "nothing is to be set"
     hint = "give KEY=VALUE, or --reset; `clusteractl policy show` lists the keys"
+
+
+class PhoneIsNode(ClusterAIError):
+    code, status = "phone-is-node", Status.USAGE
+    message = "a phone is a node, not {role}"
+    hint = "leave out one of --phone and --role"
+
+
+class NoPhonePackages(ClusterAIError):
+    code, status = "no-packages", Status.FAILED
+    message = "the server publishes no packages that a phone could get"
+    hint = "on the server: sudo clusteraid repo add dist/termux/*.deb"

@@ -60,12 +60,15 @@ class SessionConfig(Section):
 
     heartbeat_seconds: float = 5.0
     offline_seconds: float = 12.0
+    phone_heartbeat_seconds: float = 15.0  # of phones, which sleep in between; offline after 2.4 of them
     heartbeats_per_second: float = 2000.0  # of all nodes together: with more of them, each is heard less often
 
     def validate(self) -> None:
         """Refuse intervals with which every node would go offline between two heartbeats."""
         if not 0.05 <= self.heartbeat_seconds <= 300:
             self.reject("heartbeat_seconds", self.heartbeat_seconds, "must be 0.05 to 300")
+        if not 0.05 <= self.phone_heartbeat_seconds <= 300:
+            self.reject("phone_heartbeat_seconds", self.phone_heartbeat_seconds, "must be 0.05 to 300")
         if not 2 * self.heartbeat_seconds <= self.offline_seconds <= 3600:
             self.reject("offline_seconds", self.offline_seconds, "must be 2 × heartbeat_seconds to 3600")
         if not self.heartbeats_per_second >= 1:

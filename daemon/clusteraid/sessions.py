@@ -21,6 +21,7 @@ from clusterai.v1.node_pb2 import (
     SessionResponse,
     Welcome,
 )
+from clusterai.v1.types_pb2 import MACHINE_CLASS_PHONE
 from clusteraid.config import SessionConfig
 from clusteraid.nodes import Counter, Node, Nodes
 from clusteraid.ports import EventLog
@@ -122,7 +123,7 @@ class Sessions:
         self._nodes, self._events, self._addresses, self._epochs = nodes, events, addresses, epochs
         self.config = config
         self._live: dict[NodeId, Session] = {}
-        self._interval = config.heartbeat_seconds
+        self._interval, self._phone_interval = config.heartbeat_seconds, config.phone_heartbeat_seconds
         self._closing = False
 
     def __len__(self) -> int:
@@ -217,32 +218,37 @@ class Sessions:
             for node in self._nodes:
                 node.heard_at = now
         self._stretch()
-        limit = self.offline_seconds - 2 * _TICK_SECONDS  # so that a node is offline within the time, not after it
         queue = len(self._nodes) / _RETURNS_PER_SECOND  # who was not heard since our start may still stand in it
         for node in self._nodes:
+            limit = self.offline_seconds(node) - 2 * _TICK_SECONDS  # so that it is offline within the time, not after
             grace = limit if node.heard_once else limit + queue
             if now - node.heard_at >= grace and node.entry.link is not Link.SILENT:
                 self._nodes.apply(node, Silent())
 
-    @property
-    def offline_seconds(self) -> float:
-        """After how much silence a node is offline: as configured, longer when heartbeats are rarer."""
-        return max(self.config.offline_seconds, self._interval * _INTERVALS_TO_OFFLINE)
+    def offline_seconds(self, node: Node) -> float:
+        """After how much silence the node is offline: as configured, longer when its heartbeats are rarer."""
+        return max(self.config.offline_seconds, self.interval_seconds(node) * _INTERVALS_TO_OFFLINE)
+
+    def interval_seconds(self, node: Node) -> float:
+        """How often the node is heard: phones seldom, because each heartbeat wakes them and their radio."""
+        if node.facts.machine_class == MACHINE_CLASS_PHONE:
+            return max(self._interval, self._phone_interval)
+        return self._interval
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other intervals from now on."""
         self.config = config
 
     def _stretch(self) -> None:
-        """Tell all nodes a longer or shorter interval when their number changed enough."""
+        """Tell all nodes a longer or shorter interval when their number changed enough, or the settings did."""
         stretch = _stretched(len(self._live), self.config, self._interval / self.config.heartbeat_seconds)
         wanted = self.config.heartbeat_seconds * stretch
-        if wanted == self._interval:
+        if (wanted, self.config.phone_heartbeat_seconds) == (self._interval, self._phone_interval):
             return
-        self._interval = wanted
-        message = SessionResponse(heartbeat_interval=HeartbeatInterval(heartbeat_interval_seconds=wanted))
+        self._interval, self._phone_interval = wanted, self.config.phone_heartbeat_seconds
         for session in self._live.values():
-            session.send(message)
+            interval = HeartbeatInterval(heartbeat_interval_seconds=self.interval_seconds(session.node))
+            session.send(SessionResponse(heartbeat_interval=interval))
 
     def _replace(self, node: Node, hello: Hello) -> None:
         """End an older session of the same identity; when both are alive, two machines share it."""
@@ -250,7 +256,7 @@ class Sessions:
         if old is None:
             return
         quiet = asyncio.get_running_loop().time() - node.heard_at
-        if old.nonce != hello.session_nonce and quiet < 2 * self._interval:
+        if old.nonce != hello.session_nonce and quiet < 2 * self.interval_seconds(node):
             where = f"{node.facts.hostname or 'one'} and {hello.facts.hostname or 'another'}"
             message = f"two machines use the identity of {node.node_id} ({where}); the one that came last has it now"
             self._events.note("node-cloned", node.node_id, message)
@@ -261,7 +267,7 @@ class Sessions:
         return Welcome(
             node_id=node.node_id,
             epoch=session.epoch,
-            heartbeat_interval_seconds=self._interval,
+            heartbeat_interval_seconds=self.interval_seconds(node),
             spec=node.spec,
             server_clock_unix_seconds=time.time(),
             server_version=__version__,

@@ -163,8 +163,9 @@ def _registered_only(known: RegisteredWorker, pool: str) -> WorkerStatus:
 
 
 def _add_registered(worker: WorkerStatus, known: RegisteredWorker) -> None:
+    if worker.state != WORKER_STATE_RUNNING:
+        worker.reason = ""
     worker.state = WORKER_STATE_REGISTERED
-    worker.reason = ""
     worker.thread_count, worker.memory_limit_bytes = known.threads, known.memory_limit
     worker.running_task_count, worker.stored_bytes = known.processing, known.nbytes
     worker.dask_address = known.address

@@ -57,6 +57,16 @@ class TestProcessUnits(UnitsContract):
             yield Subject(units, UNIT, kill)
 
 
+class TestProcessUnitsOnAndroid(TestProcessUnits):
+    """The same where the C library has neither posix_spawn (before API 28) nor pidfd_open (before 31)."""
+
+    @pytest.fixture(autouse=True)
+    def _old_android(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(os, "posix_spawn")
+        monkeypatch.delattr(os, "pidfd_open")
+        monkeypatch.delattr(os, "waitid")
+
+
 def alive(process_id: int) -> bool:
     try:
         return " Z " not in Path(f"/proc/{process_id}/stat").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.api import NoData
 from clusterai_agent.collectors.procfile import PROC, ProcFile
+from clusterai_agent.collectors.sysinfo import uptime_and_load
 
 _IDLE = slice(3, 5)  # idle, iowait
 _COUNTED = slice(1, 9)  # what follows, guests, is within user and nice (proc(5))
@@ -26,19 +27,27 @@ class CpuCollector:
 
     def collect(self, sample: Sample) -> None:
         """Fill `cpu_busy_ratio` (0..1) and `load_1min`; raise NoData where the kernel hides /proc/stat (Android)."""
+        with contextlib.suppress(OSError):
+            sample.load_1min = _load()
         try:
             now = self._ticks()
         except PermissionError as error:
             raise NoData("the kernel hides /proc/stat from this user") from error
         last, self._last = self._last, now
         sample.cpu_busy_ratio.extend(map(_busy_ratio, last if len(last) == len(now) else now, now))
-        sample.load_1min = os.getloadavg()[0]
 
     def _ticks(self) -> list[tuple[int, int]]:
         """Return how many ticks each CPU has idled, and how many it has seen."""
         lines = self._stat.read().partition(b"\nintr")[0].split(b"\n")
         counted = [list(map(int, line.split()[_COUNTED])) for line in lines[1:] if line.startswith(b"cpu")]
         return [(sum(ticks[_IDLE]), sum(ticks)) for ticks in counted]
+
+
+def _load() -> float:
+    """Return the load of the last minute; from sysinfo(2) where Android hides what the C library would read."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.getloadavg()[0]
+    return uptime_and_load()[1]
 
 
 def _busy_ratio(last: tuple[int, int], now: tuple[int, int]) -> float:

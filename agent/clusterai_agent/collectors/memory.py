@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import psutil
-
 from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.procfile import PROC, ProcFile
 
-_AVAILABLE = b"MemAvailable:"
+_AVAILABLE, _SWAP, _SWAP_FREE = b"MemAvailable:", b"SwapTotal:", b"SwapFree:"
 
 
 class MemoryCollector:
-    """What new work could have without swapping."""
+    """What new work could have without swapping, and the swap in use."""
 
     name = "memory"
     every_seconds = 0.0
@@ -20,17 +18,12 @@ class MemoryCollector:
         self._meminfo = ProcFile(proc / "meminfo")
 
     def collect(self, sample: Sample) -> None:
-        """Fill `memory_available_bytes`."""
-        kibibytes = self._meminfo.read().partition(_AVAILABLE)[2].split(maxsplit=1)[0]
-        sample.memory_available_bytes = int(kibibytes) * 1024
+        """Fill `memory_available_bytes` and `swap_used_bytes`."""
+        text = self._meminfo.read()
+        sample.memory_available_bytes = _bytes_after(_AVAILABLE, text)
+        sample.swap_used_bytes = max(0, _bytes_after(_SWAP, text) - _bytes_after(_SWAP_FREE, text))
 
 
-class SwapCollector:
-    """Swap in use; apart from memory because reading it costs more and changes slowly."""
-
-    name = "swap"
-    every_seconds = 30.0
-
-    def collect(self, sample: Sample) -> None:
-        """Fill `swap_used_bytes`."""
-        sample.swap_used_bytes = psutil.swap_memory().used
+def _bytes_after(key: bytes, text: bytes) -> int:
+    """Return the key's value, which is in KiB."""
+    return int(text.partition(key)[2].split(maxsplit=1)[0]) * 1024

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.files import BadFile, CannotWrite, load_json, remove, write_atomic
+from clusterai.termux import is_android
 from clusterai_agent.collectors.battery import read_battery
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.home import Home
@@ -55,7 +56,7 @@ async def pause(config: AgentConfig, text: str, battery: Callable[[], object] = 
         CannotWrite: who calls is neither root nor the agent's user.
     """
     if text == UNTIL_CHARGED:
-        if battery() is None:
+        if not is_android() and battery() is None:
             raise NoBattery
         content, how_long = {"until_charged": True}, "until its battery is charged"
     else:

@@ -8,20 +8,33 @@ from clusterai.policy import Settings
 from clusterai.v1.types_pb2 import Sample
 from clusterai_agent.collectors.api import Collector
 from clusterai_agent.collectors.battery import BatteryCollector
+from clusterai_agent.collectors.phone import PhoneBatteryCollector, PhoneWifiCollector
 from clusterai_agent.collectors.temperature import TemperatureCollector
+from clusterai_agent.collectors.termux_api import ANSWER_SECONDS, Phone
 from clusterai_agent.policy.decide import Pause, Readings
 from clusterai_agent.sampling import read_into
 
 _PATIENCE_SECONDS = 3.0
+_PHONE_PATIENCE_SECONDS = 2 * ANSWER_SECONDS + 1  # for both of its programs: an answer of before still counts
 _CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "x86_pkg_temp", "cpu_thermal", "cpu-thermal", "soc_thermal")
 
 
 class Reader:
     """Reads only what the settings ask for: a machine that always works looks at nothing."""
 
-    def __init__(self, battery: Collector | None = None, temperature: Collector | None = None) -> None:
-        self._battery, self._temperature = battery or BatteryCollector(), temperature or TemperatureCollector()
+    def __init__(
+        self, battery: Collector | None = None, temperature: Collector | None = None, phone: Phone | None = None
+    ) -> None:
+        self._phone = phone
+        own: Collector = PhoneBatteryCollector(phone.battery) if phone else BatteryCollector()
+        self._battery, self._temperature = battery or own, temperature or TemperatureCollector()
+        self._wifi = PhoneWifiCollector(phone.wifi) if phone else None
         self._reading: asyncio.Task[Sample] | None = None
+
+    def set_pace(self, *, working: bool) -> None:
+        """Tell what is slow to read how soon a change must be known."""
+        if self._phone is not None:
+            self._phone.set_pace(working=working)
 
     async def read(self, settings: Settings, pause: Pause | None) -> Readings:
         """Return the readings as of now. A sensor that hangs is unknown until it has answered."""
@@ -31,6 +44,8 @@ class Reader:
             collectors.append(self._battery)
         if settings.cpu_temperature_stop_celsius > 0:
             collectors.append(self._temperature)
+        if settings.unmetered_only and self._wifi is not None:
+            collectors.append(self._wifi)
         sample = await self._sample(collectors) if collectors else Sample()
         return readings_of(sample, pause, time.time(), time.localtime().tm_gmtoff)
 
@@ -38,7 +53,7 @@ class Reader:
         if self._reading is None:
             self._reading = asyncio.create_task(asyncio.to_thread(_collected, tuple(collectors)), name="policy reads")
         try:
-            await asyncio.wait({self._reading}, timeout=_PATIENCE_SECONDS)
+            await asyncio.wait({self._reading}, timeout=_PHONE_PATIENCE_SECONDS if self._phone else _PATIENCE_SECONDS)
         except asyncio.CancelledError:
             self._reading.cancel()  # whoever waits for it is going
             raise
@@ -49,7 +64,7 @@ class Reader:
 
 
 def readings_of(sample: Sample, pause: Pause | None, now: float, utc_offset_seconds: float) -> Readings:
-    """Return what a sample says about work and rest. Nothing here tells metered networks or idle time yet."""
+    """Return what a sample says about work and rest: off Wi-Fi is metered. Nothing here tells idle time yet."""
     battery = sample.battery if sample.HasField("battery") else None
     processors = [one.celsius for one in sample.temperatures if one.sensor.startswith(_CPU_CHIPS)]
     return Readings(
@@ -59,6 +74,7 @@ def readings_of(sample: Sample, pause: Pause | None, now: float, utc_offset_seco
         plugged_in=battery.plugged_in if battery and not battery.plugged_unknown else None,
         battery_celsius=(battery.temperature_celsius or None) if battery else None,
         cpu_celsius=max(processors, default=None),
+        metered=not sample.wifi.connected if sample.HasField("wifi") else None,
         pause=pause,
     )
 

@@ -16,6 +16,7 @@ from clusterai.environment import (
     require_python,
 )
 from clusterai.errors import ClusterAIError, Status
+from clusterai.installed_environment import ComputeNotInstalled, OtherLock, OtherPython, assemble, check_installed
 from clusterai.v1 import types_pb2 as types
 from clusterai.v1.types_pb2 import EnvironmentState, EnvironmentStatus
 from clusterai_agent.config import EnvironmentSection
@@ -36,10 +37,17 @@ class WrongLock(ClusterAIError):
 
 
 class Environments:
-    """The environments below one directory; at most one is being built."""
+    """The environments below one directory; at most one is being built.
 
-    def __init__(self, root: Path, section: EnvironmentSection, server: Server, changed: Callable[[], None]) -> None:
+    With `modules`, the directory of a phone's package clusterai-compute, nothing is built: it is there or it is not.
+    """
+
+    def __init__(
+        self, root: Path, section: EnvironmentSection, server: Server, changed: Callable[[], None],
+        modules: Path | None = None,
+    ) -> None:
         self._root, self._section, self._server, self._changed = root, section, server, changed
+        self._modules = modules
         self._status = EnvironmentStatus()
         self._wanted: DesiredEnvironment | None = None
         self._building: asyncio.Task[None] | None = None
@@ -68,13 +76,16 @@ class Environments:
             self._wanted = wanted
         if wanted is None:
             self._set(EnvironmentStatus())
+        elif (unfit := self._unfit(wanted)) is not None:
+            await self.close()
+            self._failed(wanted, types.ENVIRONMENT_STATE_INCOMPATIBLE, unfit)
         elif (versions := read_complete(self.directory(wanted.hash))) is not None:
             await self.close()
             # It was there when the agent started, so nobody uses another one any more.
             if others is not None and not self._status.state:
                 await asyncio.to_thread(_remove_others, self._root, {wanted.hash, *others})
             self._say(wanted, types.ENVIRONMENT_STATE_READY, versions=versions)
-        elif not wanted.build:
+        elif not wanted.build and self._modules is None:
             await self.close()
             self._say(wanted, types.ENVIRONMENT_STATE_ABSENT, reason="the server has not asked to build it")
         elif self._building is None:
@@ -102,7 +113,22 @@ class Environments:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _RETRY_SECONDS[1])
 
+    def _unfit(self, wanted: DesiredEnvironment) -> ClusterAIError | None:
+        """Return why what is installed is not the wanted environment; None where it is, or where one is built."""
+        if self._modules is None:
+            return None
+        try:
+            check_installed(self._modules, wanted.hash, wanted.python_minor)
+        except (ComputeNotInstalled, OtherLock, OtherPython) as error:
+            return error
+        return None
+
     async def _build(self, wanted: DesiredEnvironment) -> None:
+        if self._modules is not None:
+            self._say(wanted, types.ENVIRONMENT_STATE_BUILDING, reason="checking that it imports")
+            versions = await asyncio.to_thread(assemble, self.directory(wanted.hash), self._modules)
+            self._say(wanted, types.ENVIRONMENT_STATE_READY, versions=versions)
+            return
         self._say(wanted, types.ENVIRONMENT_STATE_BUILDING, reason="looking for Python and the lock file")
         python = await self._python(wanted.python_minor)
         await self._server.wait_connected()
@@ -132,7 +158,8 @@ class Environments:
         self._say(wanted, types.ENVIRONMENT_STATE_BUILDING, reason=text[:_DETAIL_LIMIT], ratio=ratio)
 
     def _failed(self, wanted: DesiredEnvironment, state: EnvironmentState, error: ClusterAIError) -> None:
-        log.error("environment %s: %s; %s", wanted.hash, str(error), error.advice)
+        if (self._status.environment_hash, self._status.reason) != (wanted.hash, str(error)[:_DETAIL_LIMIT]):
+            log.error("environment %s: %s; %s", wanted.hash, str(error), error.advice)
         self._say(wanted, state, reason=str(error)[:_DETAIL_LIMIT], hint=error.advice[:_DETAIL_LIMIT])
 
     def _say(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from clusterai.errors import ClusterAIError, Unreachable
 from clusterai.files import CannotWrite
@@ -13,14 +14,17 @@ from clusterai_agent.addresses import Address, local_address_towards
 from clusterai_agent.certificates import dask_certificate
 from clusterai_agent.config import AgentConfig
 from clusterai_agent.facts import own_addresses
+from clusterai_agent.places import places
 from clusterai_agent.server import Server
 from clusterai_agent.supervisor.desired import Desired, Limits, contact_host, decide, host_and_port, scheduler_at
 from clusterai_agent.supervisor.environments import Environments
 from clusterai_agent.supervisor.further_environments import FurtherEnvironments
+from clusterai_agent.supervisor.memory import MemoryGuard
 from clusterai_agent.supervisor.workers import Ground, Workers
 
 log = logging.getLogger(__name__)
 
+_ALONE = "this node rests, and the server, which would move its work away, cannot be reached"
 _LOOK_SECONDS = 10.0  # without any news, everything is looked at again so often
 _PROBE_SECONDS = 2.0
 _GATHER_SECONDS = 0.05  # units change in bursts
@@ -30,15 +34,18 @@ class Supervisor:
     """The node's desired and observed state. Until the daemon has said what it wants, everything is left as it is."""
 
     def __init__(
-        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[], None]
+        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[], None],
+        rest_is_overdue: Callable[[], bool] = lambda: False,
     ) -> None:
         compute = config.state.compute_directory
         self._config, self._limits, self._units, self._server = config, limits, units, server
-        self._changed = changed
-        self._environments = Environments(compute / "env", config.environment, server, self.wake)
+        self._changed, self._rest_is_overdue = changed, rest_is_overdue
+        modules = places().modules
+        self._environments = Environments(compute / "env", config.environment, server, self.wake, modules)
         self._further = FurtherEnvironments(compute / "env", config.environment, server, self.wake)
         self._certificate = dask_certificate(compute, server)
         self._workers = Workers(compute / "workers", units)
+        self._guard = MemoryGuard(self._workers, self.wake)
         self._desired: Desired | None = None
         self._waiting_for = ""
         self._status = NodeStatus()
@@ -60,7 +67,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Reconcile until cancelled. Workers go on running without this process."""
-        watching = asyncio.create_task(self._watch_units(), name="watch units")
+        watching = [asyncio.create_task(self._watch_units(), name="watch units")]
+        if self._units.back_end == "process":  # systemd keeps the limit itself
+            watching.append(asyncio.create_task(self._guard.run(), name="watch memory"))
         try:
             while True:
                 self._wake.clear()
@@ -70,14 +79,17 @@ class Supervisor:
                         await self._wake.wait()
                 await asyncio.sleep(_GATHER_SECONDS)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._environments.close()
             await self._further.close()
 
     async def reconcile(self) -> None:
         """Do what the desired state needs now, then observe and report."""
         if (desired := self._desired) is not None:
+            if self._rest_is_overdue() and not self._server.connected:
+                desired = replace(desired, workers=(), reason=_ALONE)
             await self._environments.want(desired.environment, {one.hash for one in desired.further})
             await self._further.want(desired.further)
             self._waiting_for = await self._settled(desired)
@@ -135,7 +147,7 @@ class Supervisor:
             configured=self._config.worker.contact_address,
             towards_server=local_address_towards(host_and_port(scheduler)[0]),
             server_is_local=self._config.server.is_local,
-            own=own_addresses(),
+            own=own_addresses(server_host),
             running=running.contact_address if running else "",
         )
         if not host_and_port(scheduler)[0]:

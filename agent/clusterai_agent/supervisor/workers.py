@@ -38,10 +38,14 @@ class Ground:
 
 @dataclass
 class Kept:
-    """What is known of one worker between rounds: why it could not start, and a hash of the launch that it runs."""
+    """What is known of one worker between rounds: why it could not start, and a hash of the launch that it runs.
+
+    `note` is what people should know of one that runs.
+    """
 
     failure: str = ""
     applied: str = ""
+    note: str = ""
 
 
 def unit_of(worker_name: str) -> UnitName:
@@ -107,6 +111,17 @@ class Workers:
         names = sorted({*wanted, *self.names()})
         return [await self._status(name, wanted.get(name), waiting_for) for name in names]
 
+    async def process_id(self, name: str) -> int:
+        """Return the process of a worker that runs; 0 for none, or where nobody can tell."""
+        try:
+            return (await self._units.status(unit_of(name))).main_process_id
+        except ClusterAIError:
+            return 0
+
+    def note(self, name: str, text: str) -> None:
+        """Say something of the worker beside its state, until it is stopped."""
+        self._kept.setdefault(name, Kept()).note = text
+
     async def _settle(self, worker: DesiredWorker, ground: Ground, kept: Kept) -> None:
         """Bring one worker's unit to what is wanted: write what differs, then start or restart."""
         make_shared(self._directory)
@@ -144,6 +159,8 @@ class Workers:
             state, reason = types.WORKER_STATE_FAILED, kept.failure
         elif state == types.WORKER_STATE_STOPPED and waiting_for:
             reason = waiting_for
+        elif kept.note and state != types.WORKER_STATE_STOPPED:
+            reason = kept.note
         status = _described(name, desired, state, reason)
         status.process_id, status.since_unix_seconds = unit.main_process_id, unit.since_unix_seconds
         return status

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1  # where the kernel has no pidfd
 _KILL_SECONDS = 10.0
+_LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _LEFT_OUT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID")
 
 
@@ -48,11 +50,16 @@ def boot_id() -> str:
 def _running_since(process_id: int) -> int | None:
     """Return when the process started, in ticks; None when there is none or it has ended."""
     try:
-        stat = Path(f"/proc/{process_id}/stat").read_text()
+        fields = _stat_fields(process_id)
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before may hold anything
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _stat_fields(process_id: int) -> list[str]:
+    """Return the fields of /proc/PID/stat (proc(5)) from the third, the state, on; raise OSError."""
+    stat = Path(f"/proc/{process_id}/stat").read_text(errors="replace")
+    return stat.rpartition(")")[2].split()  # the name before may hold anything
 
 
 def spawn(kind: str, spec: Path, log_file: Path, *, die_with_us: bool) -> Process:
@@ -63,18 +70,35 @@ def spawn(kind: str, spec: Path, log_file: Path, *, die_with_us: bool) -> Proces
     """
     tied = ["--die-with", str(os.getpid())] if die_with_us else []
     command = [sys.executable, "-P", "-m", "clusterai.launch", "--kind", kind, *tied, str(spec)]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    start = _spawned if hasattr(os, "posix_spawn") else _forked  # Android has it from API 28, Termux is built for 24
+    process_id = start(command, log_file)
+    since = _running_since(process_id)
+    return Process(process_id, since if since is not None else -1, boot_id(), time.time())
+
+
+def _spawned(command: list[str], log_file: Path) -> int:
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log_file), flags, 0o640),
+        (os.POSIX_SPAWN_OPEN, 1, str(log_file), _LOG_FLAGS, 0o640),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     handled = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    process_id = os.posix_spawn(
-        sys.executable, command, _variables(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=handled
+    return os.posix_spawn(
+        command[0], command, _variables(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=handled
     )
-    since = _running_since(process_id)
-    return Process(process_id, since if since is not None else -1, boot_id(), time.time())
+
+
+def _forked(command: list[str], log_file: Path) -> int:
+    log_descriptor = os.open(log_file, _LOG_FLAGS | os.O_CLOEXEC, 0o640)
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log_descriptor, stderr=log_descriptor, env=_variables(),
+            start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(log_descriptor)
+    process.returncode = 0  # for this object it is over: the child's end is ours to await
+    return process.pid
 
 
 def _variables() -> dict[str, str]:
@@ -93,7 +117,7 @@ async def ended(process: Process) -> str:
 async def _until_ended(process: Process) -> None:
     try:
         descriptor = os.pidfd_open(process.process_id)
-    except OSError:  # no such call (old Android kernels), or ended and reaped
+    except (AttributeError, OSError):  # no such call (Android before API 31, old kernels), or ended and reaped
         while process.alive:
             await asyncio.sleep(_POLL_SECONDS)
         return
@@ -109,9 +133,7 @@ async def _until_ended(process: Process) -> None:
 
 def _reap(process: Process) -> str:
     """Kill what the process left of its session, then take its exit status: until then its number is no one else's."""
-    try:
-        os.waitid(os.P_PID, process.process_id, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except ChildProcessError:
+    if not _is_child(process.process_id):
         return "unknown"
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.process_id, signal.SIGKILL)
@@ -119,6 +141,14 @@ def _reap(process: Process) -> str:
     if os.WIFSIGNALED(status):
         return "signal"
     return "exit-code" if os.waitstatus_to_exitcode(status) else "success"
+
+
+def _is_child(process_id: int) -> bool:
+    """Whether the process, which may have ended, is a child of ours that was not waited for."""
+    try:
+        return int(_stat_fields(process_id)[1]) == os.getpid()
+    except OSError:
+        return False
 
 
 async def end(process: Process, over: "asyncio.Future[str]", grace_seconds: float) -> None:

@@ -41,6 +41,28 @@ def token_guide(reply: CreateTokenResponse, now: float) -> list[str]:
     return [head, "On the other machine:", *(f"  {command}" for command in token_commands(reply))]
 
 
+def phone_guide(reply: CreateTokenResponse, now: float) -> list[str]:
+    """What to do with a new token for a phone, up to its line."""
+    first = token_guide(reply, now)[0].replace("a node", "a phone")
+    return [first, "On the phone, in Termux from F-Droid or GitHub, paste this line, or what the code says:"]
+
+
+def phone_line(reply: CreateTokenResponse) -> str:
+    """The line that sets up a phone; empty when the server has no packages.
+
+    It is as short as it can be, for a code that a phone reads from a screen. The token reaches the script by standard
+    input: it is in no process's arguments, and bounded by its one use and its time in the shell's history.
+    """
+    setup = _setup(reply)
+    if setup is None:
+        return ""
+    repository, sha256 = setup
+    server, host = _server(reply.server_addresses), _host(repository)
+    elsewhere = "" if server == host else f" --server {server}"
+    fetch, check = "curl -fsSko s $u/setup.sh", f'echo "{sha256}  s"|sha256sum -c'
+    return f"cd;u={repository};{fetch}&&{check}&&echo {reply.token}|sh s{elsewhere} $u"
+
+
 def token_commands(reply: CreateTokenResponse) -> list[str]:
     """The commands for the other machine; they ask for the token, which never stands in a command line."""
     server, bound = _server(reply.server_addresses), reply.details.bound_name
@@ -56,11 +78,23 @@ def _setup_line(reply: CreateTokenResponse) -> str:
 
     The new machine cannot check the server's certificate yet (-k), so the line carries what the script has to hash to.
     """
-    if not (_SETUP_URL.fullmatch(reply.setup_url) and _SHA256.fullmatch(reply.setup_sha256)):
+    setup = _setup(reply)
+    if setup is None:
         return ""
-    check = f'echo "{reply.setup_sha256}  $f" | sha256sum -c --quiet -'
-    repository = reply.setup_url.rpartition("/")[0]
-    return f'f=$(mktemp) && curl -fsSk {reply.setup_url} -o "$f" && {check} && sudo sh "$f" {repository}'
+    repository, sha256 = setup
+    check = f'echo "{sha256}  $f" | sha256sum -c --quiet -'
+    return f'f=$(mktemp) && curl -fsSk {repository}/setup.sh -o "$f" && {check} && sudo sh "$f" {repository}'
+
+
+def _setup(reply: CreateTokenResponse) -> tuple[str, str] | None:
+    """The repository's address and its script's hash, when they are fit to stand in a line for a shell."""
+    if not (_SETUP_URL.fullmatch(reply.setup_url) and _SHA256.fullmatch(reply.setup_sha256)):
+        return None
+    return reply.setup_url.rpartition("/")[0], reply.setup_sha256
+
+
+def _host(repository: str) -> str:
+    return repository.removeprefix("https://").removesuffix("/repo").partition(":")[0]
 
 
 def operator_list(operators: Sequence[Operator], now: float) -> list[Block]:

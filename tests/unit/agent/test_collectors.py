@@ -14,7 +14,7 @@ from clusterai_agent.collectors.api import NoData
 from clusterai_agent.collectors.battery import BatteryCollector
 from clusterai_agent.collectors.cpu import CpuCollector
 from clusterai_agent.collectors.disk import DiskCollector
-from clusterai_agent.collectors.memory import MemoryCollector, SwapCollector
+from clusterai_agent.collectors.memory import MemoryCollector
 from clusterai_agent.collectors.network import NetworkCollector
 from clusterai_agent.collectors.procfile import ProcFile
 from clusterai_agent.collectors.temperature import TemperatureCollector
@@ -56,8 +56,9 @@ def test_cpu_is_the_busy_share_between_two_readings(proc: Path) -> None:
 
 
 def test_memory_and_swap_are_those_of_meminfo(proc: Path) -> None:
-    assert read(MemoryCollector(proc)).memory_available_bytes == 3_352_832 * 1024
-    assert read(SwapCollector()).swap_used_bytes == (102_396 - 51_196) * 1024
+    sample = read(MemoryCollector(proc))
+    assert sample.memory_available_bytes == 3_352_832 * 1024
+    assert sample.swap_used_bytes == (102_396 - 51_196) * 1024
 
 
 def test_network_counts_every_card_but_loopback_per_second(proc: Path) -> None:

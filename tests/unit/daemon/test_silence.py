@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from clusterai.ids import ClusterId, NodeId
+from clusterai.v1 import types_pb2 as types
 from clusterai.v1.node_pb2 import Hello, SessionRequest, SessionResponse
+from clusterai.v1.types_pb2 import MachineClass, NodeFacts
 from clusteraid.config import SessionConfig
 from clusteraid.events import Events
 from clusteraid.nodes import Counter, Nodes
@@ -30,14 +32,15 @@ class Scene:
         self.opened: list[Session] = []
         self.sent: list[SessionResponse] = []
 
-    async def open(self, name: str) -> Session:
+    async def open(self, name: str, machine_class: MachineClass = types.MACHINE_CLASS_UNSPECIFIED) -> Session:
         """Open a session in a task of its own, as a call has."""
+        facts = NodeFacts(machine_class=machine_class)
 
         async def write(message: SessionResponse) -> None:
             self.sent.append(message)
 
         async def call() -> Session:
-            return self.sessions.open(name, "192.0.2.1", Hello(), write)
+            return self.sessions.open(name, "192.0.2.1", Hello(facts=facts), write)
 
         self.opened.append(await asyncio.create_task(call()))
         return self.opened[-1]
@@ -107,7 +110,28 @@ async def test_many_nodes_are_heard_less_often_and_go_offline_later(scene: Scene
     scene.sessions.config = SessionConfig(heartbeat_seconds=0.5, offline_seconds=1, heartbeats_per_second=1)
     await scene.open("alpha")
     scene.tick(0.1)
-    assert scene.sessions.offline_seconds == 2.4
+    assert scene.sessions.offline_seconds(scene.nodes.find("alpha")) == 2.4
     await asyncio.sleep(0)
     assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 1.0
     assert scene.nodes.find(NodeId("alpha")).entry.state is not State.OFFLINE
+
+
+async def test_a_phone_is_heard_seldom_and_may_be_silent_longer(scene: Scene) -> None:
+    await scene.open("alpha", types.MACHINE_CLASS_PHONE)
+    await scene.open("beta")
+    await asyncio.sleep(0)
+    intervals = [sent.welcome.heartbeat_interval_seconds for sent in scene.sent if sent.HasField("welcome")]
+    assert intervals == [15.0, 5.0]
+    states = scene.tick(30.0)
+    assert states["alpha"] is not State.OFFLINE
+    assert states["beta"] is State.OFFLINE
+    assert scene.tick(36.0)["alpha"] is State.OFFLINE
+
+
+async def test_a_new_interval_of_phones_is_told_before_their_silence_is_judged_by_it(scene: Scene) -> None:
+    await scene.open("alpha", types.MACHINE_CLASS_PHONE)
+    scene.sessions.reconfigure(SessionConfig(phone_heartbeat_seconds=60.0))
+    scene.tick(0.1)
+    await asyncio.sleep(0)
+    assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 60.0
+    assert scene.tick(100.0)["alpha"] is not State.OFFLINE
