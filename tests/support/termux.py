@@ -204,6 +204,13 @@ class Phone:
         self._write("var/phone/battery", json.dumps(reading) if text is None else text)
         self.at("var/phone/battery.told").unlink(missing_ok=True)
 
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the app's user, with the directories above it."""
+        missing = [above for above in self.at(path).parents if not above.exists()]
+        self._write(path, text)
+        for directory in missing:
+            os.chown(directory, USER, GROUP)
+
     def without_termux_api(self) -> None:
         """Take the package termux-api away."""
         for name in ("termux-battery-status", "termux-wifi-connectioninfo"):
