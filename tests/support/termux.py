@@ -176,7 +176,10 @@ class Phone:
         """Install packages with the real dpkg, as apt would have it do."""
         for deb in debs:
             shutil.copy(deb, self.at("tmp"))
-        return self.run("dpkg", *DPKG_OPTIONS, "-i", *(f"{PREFIX}/tmp/{deb.name}" for deb in debs))
+        done = self.run("dpkg", *DPKG_OPTIONS, "-i", *(f"{PREFIX}/tmp/{deb.name}" for deb in debs))
+        for deb in debs:
+            self.at(f"tmp/{deb.name}").unlink()
+        return done
 
     def version(self, package: str) -> str:
         """Return the installed version of a package; empty when it is not installed."""
