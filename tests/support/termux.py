@@ -232,7 +232,7 @@ class Phone:
         for source in sorted((HERE / "termux").rglob("*")):
             if source.is_file():
                 path = str(source.relative_to(HERE / "termux"))
-                self._write(path, source.read_text().replace("@PREFIX@", PREFIX), 0o755)
+                self._write(path, source.read_text(), 0o755)
         self._write("etc/apt/apt.conf", _apt_conf())
         self._write("var/lib/dpkg/available", "")
         for name in _PACKAGES:
