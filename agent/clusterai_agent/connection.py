@@ -14,6 +14,7 @@ from typing import Protocol
 from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Unreachable
 from clusterai.rpc import secure_channel, split_address
+from clusterai.termux import is_android
 from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
@@ -27,6 +28,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its
 BROWSE_PAUSE = 30.0
 _GLANCE_SECONDS, _ECHO_SECONDS = 0.1, 30.0
 _KNOCK_SECONDS = 4.0  # for a name's lookup too
+_KEEPALIVE_SECONDS, _PHONE_KEEPALIVE_SECONDS = 20.0, 60.0  # each question and answer costs a phone 340 bytes
 _FINAL = (EndReason.REVOKED, EndReason.REPLACED)
 
 
@@ -165,7 +167,10 @@ class Connection:
     async def _opened(self, address: str, credentials: Credentials, ca_pem: bytes) -> Session:
         limit = open_seconds(self._attempt)
         keys = {"chain_pem": credentials.chain_pem, "key_pem": credentials.key_pem}
-        channel = secure_channel(address, ca_pem=ca_pem, **keys, handshake_seconds=limit)
+        keepalive = _PHONE_KEEPALIVE_SECONDS if is_android() else _KEEPALIVE_SECONDS
+        channel = secure_channel(
+            address, ca_pem=ca_pem, **keys, handshake_seconds=limit, keepalive_seconds=keepalive
+        )
         session = Session(channel, address, self._reports, self._listener, self._logs)
         try:
             self._remember(address, (await session.open(limit)).server_addresses)

@@ -177,7 +177,9 @@ class Service:
         phone = Phone(prefix) if prefix else None
         self._sampler = Sampler(make_collectors(config.state.compute_directory, machine.nvml, phone))
         limits = _limits(config, machine.facts)
-        self._supervisor = Supervisor(config, limits, machine.units, self._server, self._observed)
+        self._supervisor = Supervisor(
+            config, limits, machine.units, self._server, self._observed, self._rest_is_overdue
+        )
         self._models = ModelKeeper(config, machine.units, self._server, self._observed)
         machine_kind = machine_class(config, has_battery=machine.facts.has_battery)
         machine.facts.machine_class = class_to_wire(machine_kind)
@@ -250,6 +252,9 @@ class Service:
     def _observed(self) -> None:
         self._report.node_status(self._status())
         self._connection.status_changed()
+
+    def _rest_is_overdue(self) -> bool:
+        return self._policy.rest_is_overdue(time.time())
 
     async def _identity_replaced(self) -> None:
         """Return when node.pem holds another key than the session stands on: somebody joined anew, or left."""

@@ -38,6 +38,11 @@ class Server:
         self._stub = None
         self._connected.clear()
 
+    @property
+    def connected(self) -> bool:
+        """Whether a session stands."""
+        return self._connected.is_set()
+
     async def wait_connected(self) -> None:
         """Return when a session stands."""
         await self._connected.wait()

@@ -15,6 +15,7 @@ import bench.dask
 import bench.failover
 import bench.gateway
 import bench.models
+import bench.phone
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "dask": bench.dask.measure,
     "gateway": bench.gateway.measure,
     "models": bench.models.measure,
+    "phone": bench.phone.measure,
 }
 
 

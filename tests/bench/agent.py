@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +25,10 @@ def measure() -> Iterator[Figure]:
     here, there = (Place(cpus=cpus) for cpus in split_processors())
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
         directory = Path(name)
-        authority = _authority(directory)
+        authority = made_authority(directory)
         agent, bare = issue(authority, 2)
         with bare_server(directory, there, interval=INTERVAL_SECONDS) as (server, address):
-            with _agent(directory, agent, address, here) as program:
+            with running_agent(directory, agent, address, here) as program:
                 _wait_for_beats(server, HOUR_OF_BEATS)
                 costs = [_cost(program, server) for _ in range(ROUNDS)]
                 memory = Costs.of(program.process_id).rss_bytes / 1e6
@@ -40,7 +40,7 @@ def measure() -> Iterator[Figure]:
         yield Figure("CPU per heartbeat, ratio to a bare stream", cost / plain, "x", 2.0, baseline=plain, detail=detail)
 
 
-def _authority(directory: Path) -> CertificateAuthority:
+def made_authority(directory: Path) -> CertificateAuthority:
     """Make a CA where the bare server looks for the daemon's."""
     authority = CertificateAuthority.create("bench", f"spiffe://{CLUSTER_ID}")
     state = directory / "state"
@@ -51,7 +51,9 @@ def _authority(directory: Path) -> CertificateAuthority:
 
 
 @contextmanager
-def _agent(directory: Path, identity: NodeIdentity, address: str, place: Place) -> Iterator[Program]:
+def running_agent(
+    directory: Path, identity: NodeIdentity, address: str, place: Place, variables: Mapping[str, str] | None = None
+) -> Iterator[Program]:
     """Run a real agent that has joined already."""
     home, config = Home(directory / "agent"), directory / "agent.toml"
     home.directory.mkdir()
@@ -65,7 +67,8 @@ def _agent(directory: Path, identity: NodeIdentity, address: str, place: Place) 
     for name in ("compute", "dask"):
         (directory / name).mkdir()
     arguments = ("--config", config, "run")
-    with Program("clusterai_agent", *arguments, place=place, log=directory / "agent.log") as program:
+    log = directory / "agent.log"
+    with Program("clusterai_agent", *arguments, place=place, log=log, variables=variables) as program:
         yield program
 
 

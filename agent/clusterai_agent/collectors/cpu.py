@@ -27,7 +27,8 @@ class CpuCollector:
 
     def collect(self, sample: Sample) -> None:
         """Fill `cpu_busy_ratio` (0..1) and `load_1min`; raise NoData where the kernel hides /proc/stat (Android)."""
-        sample.load_1min = _load()
+        with contextlib.suppress(OSError):
+            sample.load_1min = _load()
         try:
             now = self._ticks()
         except PermissionError as error:

@@ -24,6 +24,7 @@ from clusterai_agent.policy.readings import Reader
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 2.0
+_SERVERS_SLACK_SECONDS = 20.0
 
 
 class PolicyKeeper:
@@ -54,6 +55,13 @@ class PolicyKeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._wake.wait()
+
+    def rest_is_overdue(self, now: float) -> bool:
+        """Whether at this Unix time its work should have left long ago: the server moves it away within a deadline."""
+        memory = self._memory
+        return memory is not None and not memory.works and (
+            now > memory.since + self._settings.drain_seconds + _SERVERS_SLACK_SECONDS
+        )
 
     async def look(self) -> bool:
         """Decide by what is known now; return whether there is anything new to tell."""

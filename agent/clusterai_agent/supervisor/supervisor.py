@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from clusterai.errors import ClusterAIError, Unreachable
 from clusterai.files import CannotWrite
@@ -22,6 +23,7 @@ from clusterai_agent.supervisor.workers import Ground, Workers
 
 log = logging.getLogger(__name__)
 
+_ALONE = "this node rests, and the server, which would move its work away, cannot be reached"
 _LOOK_SECONDS = 10.0  # without any news, everything is looked at again so often
 _PROBE_SECONDS = 2.0
 _GATHER_SECONDS = 0.05  # units change in bursts
@@ -31,11 +33,12 @@ class Supervisor:
     """The node's desired and observed state. Until the daemon has said what it wants, everything is left as it is."""
 
     def __init__(
-        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[], None]
+        self, config: AgentConfig, limits: Limits, units: Units, server: Server, changed: Callable[[], None],
+        rest_is_overdue: Callable[[], bool] = lambda: False,
     ) -> None:
         compute = config.state.compute_directory
         self._config, self._limits, self._units, self._server = config, limits, units, server
-        self._changed = changed
+        self._changed, self._rest_is_overdue = changed, rest_is_overdue
         modules = places().modules
         self._environments = Environments(compute / "env", config.environment, server, self.wake, modules)
         self._certificate = dask_certificate(compute, server)
@@ -82,6 +85,8 @@ class Supervisor:
     async def reconcile(self) -> None:
         """Do what the desired state needs now, then observe and report."""
         if (desired := self._desired) is not None:
+            if self._rest_is_overdue() and not self._server.connected:
+                desired = replace(desired, workers=(), reason=_ALONE)
             await self._environments.want(desired.environment)
             self._waiting_for = await self._settled(desired)
         await self._observe(desired)

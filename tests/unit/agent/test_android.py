@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from clusterai_agent.policy.machine import machine_class
 from clusterai_agent.sampling import Sampler, read_into
 
 
-def denied(*_: object, **__: object) -> None:
+def denied(*_: object, **__: object) -> NoReturn:
     """What psutil raises there: PermissionError itself, not its own AccessDenied."""
     raise PermissionError(13, "Permission denied")
 
@@ -40,8 +41,10 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     opened = os.open
     hidden = {"/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/net/dev", "/proc/vmstat"}
 
-    def open_(path: object, *rest: object, **more: object) -> object:
-        return denied() if str(path) in hidden else opened(path, *rest, **more)  # type: ignore[call-overload]
+    def open_(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path) in hidden:
+            denied()
+        return opened(path, *rest, **more)
 
     monkeypatch.setattr(os, "open", open_)
     (tmp_path / "usr/bin").mkdir(parents=True)

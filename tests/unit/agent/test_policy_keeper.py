@@ -54,6 +54,17 @@ async def test_it_says_once_that_the_battery_is_left_alone(tmp_path: Path) -> No
     )  # fmt: skip
 
 
+async def test_a_rest_is_overdue_when_the_server_s_deadline_is_long_over(tmp_path: Path) -> None:
+    battery = PlayedBattery()
+    kept = keeper(tmp_path, battery)
+    await kept.look()
+    assert not kept.rest_is_overdue(time.time() + 1e6), "it works"
+    battery.plugged = False
+    await kept.look()
+    assert not kept.rest_is_overdue(time.time() + 300), "its work has 300 s to leave"
+    assert kept.rest_is_overdue(time.time() + 330)
+
+
 async def test_a_machine_that_always_works_reads_nothing(tmp_path: Path) -> None:
     battery = PlayedBattery(0.01, plugged=False)
     kept = keeper(tmp_path, battery, MachineClass.DESKTOP)
