@@ -9,6 +9,7 @@ from clusterai.tokens import JoinToken
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
+from support.terminal import on_terminal
 
 
 @pytest.fixture
@@ -106,6 +107,33 @@ async def test_a_token_in_json_has_its_commands(ctl: Ctl, daemon: FakeDaemon) ->
     assert ended.data["details"]["role"] == "operator"
     assert ended.data["commands"][-1] == "clusteractl login --server tower.lan"
     assert daemon.asked("CreateToken")[0].role == ROLE_OPERATOR
+
+
+async def test_a_phone_s_line_goes_to_stdout_alone_and_has_the_token(ctl: Ctl, daemon: FakeDaemon) -> None:
+    daemon.cluster.setup = ("https://tower.lan/repo/setup.sh", "ab" * 32)
+    ended = await ctl("token", "create", "--phone", "--name", "pixel")
+    assert ended.code == 0
+    (line,) = ended.out.splitlines()
+    assert line.startswith("cd;u=https://tower.lan/repo;")
+    assert JoinToken.parse(line.rpartition("&&echo ")[2].removesuffix("|sh s $u"))
+    assert "lets in a phone named pixel" in ended.err
+    assert "█" not in ended.err, "a code is for a terminal"
+    shown = await on_terminal(ctl, "token", "create", "--phone")
+    assert shown.count("█") > 100
+    as_json = await ctl("token", "create", "--phone", "--json")
+    assert as_json.data["commands"][0].endswith(f"echo {as_json.data['token']}|sh s $u")
+    assert as_json.err == ""
+
+
+async def test_a_phone_needs_packages_and_is_no_operator(ctl: Ctl, daemon: FakeDaemon) -> None:
+    ended = await ctl("token", "create", "--phone")
+    assert ended.code == 1
+    assert "sudo clusteraid repo add dist/termux/*.deb" in ended.err
+    assert ended.out == ""
+    assert [request.token_id for request in daemon.asked("RevokeToken")] == [daemon.cluster.tokens[-1].token_id]
+    ended = await ctl("token", "create", "--phone", "--role", "viewer")
+    assert ended.code == 2
+    assert "a phone is a node, not viewer" in ended.err
 
 
 async def test_logs_and_events_are_lines_and_in_json_an_object_a_line(ctl: Ctl, daemon: FakeDaemon) -> None:

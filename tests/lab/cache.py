@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,7 +33,16 @@ def made_once(kind: str, content: str, make: Callable[[Path], None]) -> Path:
 
 def _remove_older(kind: str, path: Path) -> None:
     """Remove what the kind was before, unless machines of another run stand on it."""
-    mounts = Path("/proc/self/mounts").read_text()
+    mounts = _mounts()
     for older in directory().glob(f"{kind}-????????????"):
-        if older != path and str(older) not in mounts:
+        if older != path and older.name not in mounts:
             shutil.rmtree(older)
+
+
+def _mounts() -> str:
+    """What is mounted anywhere, in every mount namespace: a simulated phone's is its own."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found.append((process / "mountinfo").read_text())
+    return "\n".join(found)

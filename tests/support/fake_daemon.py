@@ -71,6 +71,7 @@ class MadeUpCluster:
 
     nodes: list[node_admin_pb2.Node] = field(default_factory=list)
     tokens: list[token_pb2.Token] = field(default_factory=list)
+    setup: tuple[str, str] = ("", "")  # address and hash of the script for new machines
     operators: list[operator_pb2.Operator] = field(default_factory=list)
     units: list[unit_pb2.Unit] = field(default_factory=list)
     events: list[event_pb2.Event] = field(default_factory=list)
@@ -212,7 +213,10 @@ class _Tokens(_Service, token_pb2_grpc.TokenServiceServicer):
         )
         self._cluster.tokens.append(details)
         addresses = ["tower.lan:7444", "192.0.2.10:7444"]
-        return token_pb2.CreateTokenResponse(token=str(token), details=details, server_addresses=addresses)
+        url, sha256 = self._cluster.setup
+        return token_pb2.CreateTokenResponse(
+            token=str(token), details=details, server_addresses=addresses, setup_url=url, setup_sha256=sha256
+        )
 
     async def ListTokens(self, request: Any, context: Any) -> token_pb2.ListTokensResponse:
         await self._daemon.heard("ListTokens", request, context)

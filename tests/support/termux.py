@@ -176,7 +176,10 @@ class Phone:
         """Install packages with the real dpkg, as apt would have it do."""
         for deb in debs:
             shutil.copy(deb, self.at("tmp"))
-        return self.run("dpkg", *DPKG_OPTIONS, "-i", *(f"{PREFIX}/tmp/{deb.name}" for deb in debs))
+        done = self.run("dpkg", *DPKG_OPTIONS, "-i", *(f"{PREFIX}/tmp/{deb.name}" for deb in debs))
+        for deb in debs:
+            self.at(f"tmp/{deb.name}").unlink()
+        return done
 
     def version(self, package: str) -> str:
         """Return the installed version of a package; empty when it is not installed."""
@@ -204,6 +207,13 @@ class Phone:
         self._write("var/phone/battery", json.dumps(reading) if text is None else text)
         self.at("var/phone/battery.told").unlink(missing_ok=True)
 
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the app's user, with the directories above it."""
+        missing = [above for above in self.at(path).parents if not above.exists()]
+        self._write(path, text)
+        for directory in missing:
+            os.chown(directory, USER, GROUP)
+
     def without_termux_api(self) -> None:
         """Take the package termux-api away."""
         for name in ("termux-battery-status", "termux-wifi-connectioninfo"):
@@ -222,7 +232,7 @@ class Phone:
         for source in sorted((HERE / "termux").rglob("*")):
             if source.is_file():
                 path = str(source.relative_to(HERE / "termux"))
-                self._write(path, source.read_text().replace("@PREFIX@", PREFIX), 0o755)
+                self._write(path, source.read_text(), 0o755)
         self._write("etc/apt/apt.conf", _apt_conf())
         self._write("var/lib/dpkg/available", "")
         for name in _PACKAGES:

@@ -59,10 +59,12 @@ async def test_a_pasted_line_makes_the_phone_a_node(
     assert not phone.at("var/service/clusterai-agent/down").exists()
     ctl = Ctl(tmp_path, daemon.socket)
 
-    async with asyncio.timeout(60):
-        while not (nodes := (await ctl("node", "list", "--json")).data["nodes"]) or nodes[0]["state"] == "offline":
+    async with asyncio.timeout(90):
+        while not any(
+            node["facts"]["machine_class"] == "phone" and node["state"] in ("ready", "resting", "incompatible")
+            for node in (await ctl("node", "list", "--json")).data["nodes"]
+        ):
             await asyncio.sleep(0.2)
-    print(nodes)
     again = await asyncio.to_thread(phone.ask, line, "y\n")
     assert again.returncode == 0, again.stdout
     assert "has joined already" in again.stdout

@@ -220,7 +220,7 @@ start_agent() {
     . "$PREFIX/etc/profile.d/start-services.sh"
     set -u
     tries=0
-    while [ ! -e "$SVDIR/clusterai-agent/supervise/ok" ] && [ $tries -lt 30 ]; do
+    while ! sv status clusterai-agent >/dev/null 2>&1 && [ $tries -lt 30 ]; do
         sleep 1
         tries=$((tries + 1))
     done

@@ -1,13 +1,16 @@
 """What commands print, letter by letter."""
 
+import sys
 from collections.abc import Iterator
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
 from clusteractl.output import Block, printable_lines
 from clusteractl.tables import Table, render
 from clusteractl.views import cluster, lists, nodes
+from clusteractl.views.code import scannable
 from clusterai.v1.cluster_pb2 import GetStatusResponse, ModelsStatus, PoolStatus
 from clusterai.v1.node_admin_pb2 import NODE_STATE_DRAINING, DrainNodeResponse
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR, CreateTokenResponse, Token
@@ -218,6 +221,42 @@ def test_a_server_with_packages_gives_the_line_that_pins_its_script() -> None:
     assert lists.token_commands(reply) == [
         f"{fetch} && {check} && {run}", "sudo clusterai-agent join --server 192.0.2.10",
     ]  # fmt: skip
+
+
+def phone_reply(**changed: Any) -> CreateTokenResponse:
+    details = Token(role=ROLE_NODE, use_limit=1, expires_unix_seconds=samples.NOW + 900)
+    known = {"token": "cai1." + "a" * 88, "server_addresses": ["192.0.2.10:7444"], "setup_sha256": "ab" * 32}
+    return CreateTokenResponse(details=details, setup_url="https://192.0.2.10/repo/setup.sh", **{**known, **changed})
+
+
+def test_the_line_of_a_phone_pins_the_script_and_pipes_the_token_into_it() -> None:
+    assert lists.phone_line(phone_reply()) == (
+        f'cd;u=https://192.0.2.10/repo;curl -fsSko s $u/setup.sh&&echo "{"ab" * 32}  s"|sha256sum -c'
+        f"&&echo cai1.{'a' * 88}|sh s $u"
+    )
+    assert "|sh s --server tower:7555 $u" in lists.phone_line(phone_reply(server_addresses=["tower:7555"]))
+    assert text(lists.phone_guide(phone_reply(), samples.NOW)).startswith("This token lets in a phone, once,")
+
+
+def test_the_line_of_a_phone_fits_into_a_code_that_a_screen_shows() -> None:
+    wide = scannable(lists.phone_line(phone_reply()), 80)
+    lines = wide.splitlines()
+    assert max(map(len, lines)) == len(lines[0]) <= 65
+    assert len(lines) <= 33
+    assert set(wide) <= set("█▀▄ \n")
+    assert scannable(lists.phone_line(phone_reply()), 60) == (
+        "For a code to scan make the terminal 65 columns wide, or its letters smaller."
+    )
+
+
+def test_without_the_library_the_way_to_a_code_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segno", None)
+    assert scannable("x", 80) == "For a code to scan: sudo apt install python3-segno"
+
+
+def test_a_phone_gets_no_line_from_a_server_without_packages() -> None:
+    for changed in ({"setup_sha256": ""}, {"setup_sha256": "$(reboot)"}):
+        assert lists.phone_line(phone_reply(**changed)) == ""
 
 
 @pytest.mark.parametrize(
