@@ -13,7 +13,7 @@ import pytest
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
 LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "termux", "system")
-_LONGEST = ("newest", "system")
+_LONGEST = ("newest", "termux", "system")
 _BEFORE = pytest.StashKey[Belongings]()
 _HERE = Path(__file__).resolve().parent
 
@@ -28,7 +28,7 @@ def layer_of(path: Path) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the layers in order, and keep a file's tests (all of the layers termux and system) in one process each.
 
-    Side by side, the two longest layers begin, each in a process of its own: what is last decides when all is done.
+    Side by side, the longest layers begin: what is last decides when all is done.
     """
     parallel = "PYTEST_XDIST_WORKER" in os.environ
     layers = sorted(LAYERS, key=lambda layer: layer not in _LONGEST) if parallel else LAYERS

@@ -158,8 +158,8 @@ async def test_a_changed_address_is_found_by_multicast_and_remembered(tmp_path: 
             return [FoundServer("c-other", ("127.0.0.1:2",), 7444), FoundServer(CLUSTER_ID, (daemon.address,), 7444)]
 
         async with node(home, browse=browse):
-            await until(lambda: daemon.streams)
-        assert home.membership().server_addresses == (daemon.address, "127.0.0.1:1")
+            await until(lambda: home.membership().server_addresses == (daemon.address, "127.0.0.1:1"))
+        assert daemon.streams
 
 
 async def test_addresses_that_lead_nowhere_do_not_keep_it_from_one_that_works(tmp_path: Path) -> None:
