@@ -52,7 +52,7 @@ class Emptying:
             NowhereToMove: they hold something, and no other worker could take it.
             DrainRefused: the scheduler could not do it.
         """
-        pool = self._pools.of(node.facts)
+        pool = self._pools.of(node.is_phone)
         if pool is None:
             return
         await pool.settled()
@@ -72,7 +72,7 @@ class Emptying:
         """Raise NowhereToMove when what the node's workers hold could go nowhere."""
         workers = pool.workers
         mine = set(_workers_of(node, pool))
-        members = (other for other in self._nodes if self._pools.of(other.facts) is pool)
+        members = (other for other in self._nodes if self._pools.of(other.is_phone) is pool)
         working = {other.node_id for other in members if other.entry.is_counted_on}
         room = any(owner_of(name) in working for name in workers if name not in mine)
         if not room and any(workers[name].processing or workers[name].nbytes for name in mine):

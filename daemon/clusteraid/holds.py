@@ -7,7 +7,7 @@ from clusteraid.nodes import Node, Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pools import Pools
 
-_SOON_SECONDS = 0.05  # many changes at once are told as one
+_SOON_SECONDS, _PAUSE_SECONDS = 0.05, 0.25  # many changes at once are told as one
 
 
 class Holds:
@@ -17,6 +17,7 @@ class Holds:
         self._nodes, self._pools = nodes, pools
         self._told: dict[str, frozenset[str]] = {}  # a scheduler may still hold some for an earlier daemon
         self._timer: asyncio.TimerHandle | None = None
+        self._told_at = 0.0
         nodes.on_changed(self._node_changed)
         for pool in pools:
             pool.on_changed(self._soon)
@@ -31,12 +32,14 @@ class Holds:
 
     def _soon(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SOON_SECONDS, self._tell)
+            loop = asyncio.get_running_loop()
+            due = max(loop.time() + _SOON_SECONDS, self._told_at + _PAUSE_SECONDS)
+            self._timer = loop.call_at(due, self._tell)
 
     def _tell(self) -> None:
-        self._timer = None
+        self._timer, self._told_at = None, asyncio.get_running_loop().time()
         for pool in self._pools:
-            members = (node for node in self._nodes if self._pools.of(node.facts) is pool)
+            members = (node for node in self._nodes if self._pools.of(node.is_phone) is pool)
             names = held_workers(members, pool.workers)
             if names != self._told.get(pool.plan.name):
                 self._told[pool.plan.name] = names

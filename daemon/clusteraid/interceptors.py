@@ -32,17 +32,22 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg, unused-ign
 
     def __init__(self, access: Access, listener: Listener) -> None:
         self._access, self._listener = access, listener
+        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Return the method's handler with the boundary around it; None, as gRPC wants it, for an unknown method."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        make, behaviour = _kind(handler)
-        guarded = self._guarded(handler_call_details.method, behaviour, streams=bool(handler.response_streaming))
-        return make(guarded, handler.request_deserializer, _serializer(handler.response_serializer))
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            make, behaviour = _kind(handler)
+            guarded = self._guarded(method, behaviour, streams=bool(handler.response_streaming))
+            serializer = _serializer(handler.response_serializer)
+            self._handlers[method] = make(guarded, handler.request_deserializer, serializer)
+        return self._handlers[method]
 
     def _guarded(self, method: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
         run = _written(behaviour) if streams and isasyncgenfunction(behaviour) else behaviour

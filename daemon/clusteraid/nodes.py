@@ -19,7 +19,7 @@ from clusterai.v1.types_pb2 import (
     PoolSpec,
     Sample,
 )
-from clusteraid.planner import judge, plan_workers, still_running
+from clusteraid.planner import is_phone, judge, plan_workers, still_running
 from clusteraid.pools import MobileIsOff, Pools
 from clusteraid.ports import Enrolment, EventLog, Role
 from clusteraid.registry import Desired, Event, Judged, Link, Misfit, NodeEntry, PolicySaid, Rest, State, next_entry
@@ -65,6 +65,14 @@ class Node:
     address: str = ""
     clock_skew: float = 0.0
     wire: bytes | None = None  # what does not change with each heartbeat, in the form in which it is listed
+    is_phone: bool = field(init=False)  # asked for thousands of nodes at a time
+
+    def __post_init__(self) -> None:
+        self.take_facts(self.facts)
+
+    def take_facts(self, facts: NodeFacts) -> None:
+        """Note what the node says about itself."""
+        self.facts, self.is_phone, self.wire = facts, is_phone(facts), None
 
     @property
     def node_id(self) -> NodeId:
@@ -187,7 +195,7 @@ class Nodes:
         facts.ClearField("clock_unix_seconds")
         if facts != node.facts:
             self._unsaved_facts[node.node_id] = facts.SerializeToString(deterministic=True)
-        node.facts, node.wire = facts, None
+        node.take_facts(facts)
 
     def status_received(self, node: Node, status: NodeStatus) -> None:
         """Take over what the node observed, and compare it with its pool."""
@@ -199,7 +207,7 @@ class Nodes:
 
     def judge(self, node: Node) -> None:
         """Compare the node with what its pool needs; its spec follows."""
-        self.apply(node, Judged(_misfit(node, self._pools.spec_for(node.facts))))
+        self.apply(node, Judged(_misfit(node, self._pools.spec_for(node.is_phone))))
         self.update_spec(node)
 
     def update_spec(self, node: Node) -> None:
@@ -237,7 +245,7 @@ class Nodes:
             self._unsaved_facts = facts | self._unsaved_facts
 
     def _planned(self, node: Node) -> NodeSpec:
-        entry, pool = node.entry, self._pools.spec_for(node.facts)
+        entry, pool = node.entry, self._pools.spec_for(node.is_phone)
         spec = NodeSpec(build_environment=entry.misfit is None)
         if entry.misfit is not None:
             spec.reason = f"incompatible: {entry.misfit.reason}"

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from clusterai.errors import ClusterAIError, Status
 from clusterai.v1.node_pb2 import NodeStatus
-from clusterai.v1.types_pb2 import EnvironmentSpec, NodeFacts, PoolSpec
-from clusteraid.planner import is_phone
+from clusterai.v1.types_pb2 import EnvironmentSpec, PoolSpec
 from clusteraid.pool_config import MOBILE
 from clusteraid.pool_port import PoolPort
 
@@ -33,20 +32,20 @@ class Pools:
         if self._mobile is not None:
             yield self._mobile
 
-    def of(self, facts: NodeFacts) -> PoolPort | None:
+    def of(self, is_phone: bool) -> PoolPort | None:
         """Return the pool of a machine; None for a phone while `mobile` is off."""
-        return self._mobile if is_phone(facts) else self.main
+        return self._mobile if is_phone else self.main
 
-    def require(self, facts: NodeFacts) -> PoolPort:
+    def require(self, is_phone: bool) -> PoolPort:
         """Return the pool of a machine, or raise MobileIsOff."""
-        pool = self.of(facts)
+        pool = self.of(is_phone)
         if pool is None:
             raise MobileIsOff
         return pool
 
-    def spec_for(self, facts: NodeFacts) -> PoolSpec | None:
+    def spec_for(self, is_phone: bool) -> PoolSpec | None:
         """Return what a machine is told about its pool."""
-        pool = self.of(facts)
+        pool = self.of(is_phone)
         return pool.spec() if pool is not None else None
 
     def find(self, name: str) -> PoolPort:

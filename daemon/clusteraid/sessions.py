@@ -21,7 +21,6 @@ from clusterai.v1.node_pb2 import (
     SessionResponse,
     Welcome,
 )
-from clusterai.v1.types_pb2 import MACHINE_CLASS_PHONE
 from clusteraid.config import SessionConfig
 from clusteraid.nodes import Counter, Node, Nodes
 from clusteraid.ports import EventLog
@@ -219,21 +218,20 @@ class Sessions:
                 node.heard_at = now
         self._stretch()
         queue = len(self._nodes) / _RETURNS_PER_SECOND  # who was not heard since our start may still stand in it
+        limits = {phone: self.offline_seconds(phone) - 2 * _TICK_SECONDS for phone in (False, True)}  # never after it
         for node in self._nodes:
-            limit = self.offline_seconds(node) - 2 * _TICK_SECONDS  # so that it is offline within the time, not after
+            limit = limits[node.is_phone]
             grace = limit if node.heard_once else limit + queue
             if now - node.heard_at >= grace and node.entry.link is not Link.SILENT:
                 self._nodes.apply(node, Silent())
 
-    def offline_seconds(self, node: Node) -> float:
-        """After how much silence the node is offline: as configured, longer when its heartbeats are rarer."""
-        return max(self.config.offline_seconds, self.interval_seconds(node) * _INTERVALS_TO_OFFLINE)
+    def offline_seconds(self, is_phone: bool) -> float:
+        """After how much silence such a node is offline: as configured, longer when its heartbeats are rarer."""
+        return max(self.config.offline_seconds, self.interval_seconds(is_phone) * _INTERVALS_TO_OFFLINE)
 
-    def interval_seconds(self, node: Node) -> float:
-        """How often the node is heard: phones seldom, because each heartbeat wakes them and their radio."""
-        if node.facts.machine_class == MACHINE_CLASS_PHONE:
-            return max(self._interval, self._phone_interval)
-        return self._interval
+    def interval_seconds(self, is_phone: bool) -> float:
+        """How often such a node is heard: phones seldom, because each heartbeat wakes them and their radio."""
+        return max(self._interval, self._phone_interval) if is_phone else self._interval
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other intervals from now on."""
@@ -247,7 +245,7 @@ class Sessions:
             return
         self._interval, self._phone_interval = wanted, self.config.phone_heartbeat_seconds
         for session in self._live.values():
-            interval = HeartbeatInterval(heartbeat_interval_seconds=self.interval_seconds(session.node))
+            interval = HeartbeatInterval(heartbeat_interval_seconds=self.interval_seconds(session.node.is_phone))
             session.send(SessionResponse(heartbeat_interval=interval))
 
     def _replace(self, node: Node, hello: Hello) -> None:
@@ -256,7 +254,7 @@ class Sessions:
         if old is None:
             return
         quiet = asyncio.get_running_loop().time() - node.heard_at
-        if old.nonce != hello.session_nonce and quiet < 2 * self.interval_seconds(node):
+        if old.nonce != hello.session_nonce and quiet < 2 * self.interval_seconds(node.is_phone):
             where = f"{node.facts.hostname or 'one'} and {hello.facts.hostname or 'another'}"
             message = f"two machines use the identity of {node.node_id} ({where}); the one that came last has it now"
             self._events.note("node-cloned", node.node_id, message)
@@ -267,7 +265,7 @@ class Sessions:
         return Welcome(
             node_id=node.node_id,
             epoch=session.epoch,
-            heartbeat_interval_seconds=self.interval_seconds(node),
+            heartbeat_interval_seconds=self.interval_seconds(node.is_phone),
             spec=node.spec,
             server_clock_unix_seconds=time.time(),
             server_version=__version__,

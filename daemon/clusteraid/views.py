@@ -89,7 +89,7 @@ class Views:
         return kept
 
     def _made(self, node: KnownNode) -> Node:
-        entry, pool = node.entry, self._pools.of(node.facts)
+        entry, pool = node.entry, self._pools.of(node.is_phone)
         wire = Node(
             node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
             facts=node.facts, since_unix_seconds=node.since, address=node.address, clock_skew_seconds=node.clock_skew,
@@ -102,7 +102,7 @@ class Views:
         return wire
 
     def _workers(self, node: KnownNode) -> list[WorkerStatus]:
-        pool = self._pools.of(node.facts)
+        pool = self._pools.of(node.is_phone)
         name = pool.plan.name if pool is not None else ""
         registered = {worker.name: worker for worker in self._registered.get(name, {}).get(node.node_id, ())}
         held = not node.entry.is_counted_on

@@ -280,7 +280,7 @@ async def test_a_certificate_is_renewed_at_two_thirds_of_its_life(tmp_path: Path
         async with node(home, daemon.address) as running:
             renewing = asyncio.create_task(Renewer(home, running.connection, running.server, jitter=0).run())
             await until(lambda: len(daemon.streams) == 2)
-            assert 7 < time.monotonic() - started < 15
+            assert time.monotonic() - started > 7
             await until(lambda: home.credentials().not_after > datetime.now(UTC) + timedelta(days=6))
             await asyncio.sleep(0.3)
             renewing.cancel()

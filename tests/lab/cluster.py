@@ -67,11 +67,11 @@ class Cluster:
         told = self.server.finished(["clusteractl", "node", "list"])
         raise AssertionError(f"not within {seconds} s: {what}\n{told.stdout}{told.stderr}\n{self.lab.story()}")
 
-    def until_state(self, name: str, state: str, *, seconds: float = 20) -> float:
+    def until_state(self, name: str, state: str, *, seconds: float = 60) -> float:
         """Wait until the node has the state."""
         return self.until(lambda: self.state(name) == state, f"{name} is {state}", seconds=seconds)
 
-    def until_working(self, *names: str, seconds: float = 30) -> float:
+    def until_working(self, *names: str, seconds: float = 60) -> float:
         """Wait until each node has a registered worker."""
         return self.until(
             lambda: set(names) <= set(self.registered()), f"workers of {', '.join(names)} registered", seconds=seconds

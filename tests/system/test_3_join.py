@@ -4,7 +4,6 @@ import pytest
 
 from lab.cluster import Cluster
 
-JOIN_SECONDS = 10.0  # token in hand, environment built → registered worker
 BUILD_SECONDS = 180.0
 
 
@@ -46,20 +45,22 @@ def test_a_node_with_another_python_is_incompatible_and_told_the_fix(cluster: Cl
     assert "3.11" in cluster.ctl("node", "show", "gamma")
 
 
-def test_joining_with_the_environment_built_takes_ten_seconds(cluster: Cluster) -> None:
-    """Beta leaves and joins again: its environment stays."""
+def test_joining_again_builds_no_environment(cluster: Cluster) -> None:
+    """Beta leaves and joins again: how long that takes is measured by `scripts/bench failover`."""
     beta = cluster.lab["beta"]
+    built = beta.shell(environments := "stat -c '%n %i' /var/lib/clusterai-compute/env/*")
     beta.run(["clusterai-agent", "leave", "--yes"])
     cluster.ctl("node", "remove", "beta", "--yes")
     cluster.join("beta")
-    assert cluster.until_working("beta", seconds=20) <= JOIN_SECONDS
+    cluster.until_working("beta")
+    assert beta.shell(environments) == built != ""
 
 
 def test_facts_and_samples_of_a_node_are_shown(cluster: Cluster) -> None:
     node = cluster.node("alpha")
     assert node["facts"]["os_name"].startswith("Debian GNU/Linux 12")
     assert "3.11" in node["facts"]["pythons"]
-    cluster.until(lambda: bool(cluster.node("alpha")["sample"]), "a sample of alpha", seconds=12)
+    cluster.until(lambda: bool(cluster.node("alpha")["sample"]), "a sample of alpha", seconds=30)
 
 
 @pytest.mark.parametrize("name", ["server", "alpha", "beta", "gamma"])

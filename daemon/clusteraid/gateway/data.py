@@ -17,6 +17,7 @@ FILE_MODE = 0o640  # the directory is setgid: the gateway's group reads them
 _FORMAT = 1
 _FILE_LIMIT = 64 << 20
 _GATHER_SECONDS = 0.1
+_REST = 3.0  # so many times as long as a look took until the next one: a storm of changes leaves time for others
 _RETRY_SECONDS = 2.0
 Table = dict[str, Any]
 
@@ -48,8 +49,10 @@ class DataFile:
 
     async def _put(self, make: Callable[[], Table]) -> bool:
         async with self._turn:
+            if not self.installed:
+                return False
             content = make()
-            if not self.installed or (self.generation and content == self.content and self.path.exists()):
+            if self.generation and content == self.content and self.path.exists():
                 return False
             generation = max(int(self._clock()), self.generation + 1)
             data = json.dumps({"format": _FORMAT, "generation": generation, **content}, separators=(",", ":"))
@@ -93,7 +96,7 @@ class KeptFile:
             began = loop.time()
             done = await self._look()
             took = loop.time() - began
-            await asyncio.sleep(max(_GATHER_SECONDS - took, took) if done else _RETRY_SECONDS)
+            await asyncio.sleep(max(_GATHER_SECONDS - took, _REST * took) if done else _RETRY_SECONDS)
             await self._wait(until_due() if done else 0.0)
 
     async def put(self) -> None:

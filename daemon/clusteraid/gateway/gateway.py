@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts, config = parts, parts.config.gateway
+        self._known: dict[Node, Peer] = {}  # thousands may come back at once: only who changed is looked at
         self.status = GatewayStatus(config.status_port)
         self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
         taken = _TAKEN_SECONDS if config.directory.is_dir() else 0.0
@@ -68,8 +69,8 @@ class Gateway:
         """Read the keys, and listen to everything that changes the table."""
         await self.keys.load()
         self._parts.inventory.on_changed(self.routes.changed)
-        self._parts.nodes.on_changed(self.routes.changed)
-        self._parts.nodes.on_reported(self.routes.changed)
+        self._parts.nodes.on_changed(self._node_changed)
+        self._parts.nodes.on_reported(self._node_changed)
         self._parts.revocations.on_revoked(self.routes.changed)
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -109,20 +110,25 @@ class Gateway:
         ).all()
 
     def _table(self) -> Table:
-        return routes(self._parts.inventory.models(), self._peers(), self._settings(), self.routes.file.content)
+        peers = self._peers()
+        return routes(self._parts.inventory.models(), peers, self._settings(peers), self.routes.file.content)
+
+    def _node_changed(self, node: Node) -> None:
+        self._known.pop(node, None)
+        self.routes.changed()
 
     def _peers(self) -> list[Peer]:
-        return [self._peer(node) for node in self._parts.nodes]
+        return [self._known.get(node) or self._peer(node) for node in self._parts.nodes]
 
     def _peer(self, node: Node) -> Peer:
         config = self._parts.config
-        return peer_of(
+        peer = self._known[node] = peer_of(
             node, own=self._parts.is_own(node), gate_port=config.gateway.gate_port, parallel=config.models.parallel
         )
+        return peer
 
-    def _settings(self) -> RouteSettings:
-        own = [node.status.ollama for node in self._parts.nodes if self._parts.is_own(node)]
-        root = next((ollama.models_directory for ollama in own if ollama.mirror), "")
+    def _settings(self, peers: Iterable[Peer]) -> RouteSettings:
+        root = next((peer.ollama.models_directory for peer in peers if peer.own and peer.ollama.mirror), "")
         return RouteSettings(
             self._parts.config.gateway.loopback_without_key, self._parts.copy_limit(), root,
             self._parts.revocations.serials,

@@ -36,7 +36,10 @@ _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}([-+][0-9A-Za-z.+-]{1,40})?
 
 @dataclass(frozen=True)
 class Peer:
-    """A node as the gateway sees one. `problem`: why it may not be used now. `unheard`: nothing is known of it yet."""
+    """A node as the gateway sees one. `problem`: why it may not be used now. `unheard`: nothing is known of it yet.
+
+    `own`: it is the server's.
+    """
 
     node_id: str
     host: str = ""
@@ -45,6 +48,7 @@ class Peer:
     problem: str = ""
     unheard: bool = False
     ollama: OllamaStatus = field(default_factory=OllamaStatus)
+    own: bool = False
 
     @property
     def usable(self) -> bool:
@@ -77,6 +81,7 @@ def peer_of(node: Node, *, own: bool, gate_port: int, parallel: int) -> Peer:
         _problem(node),
         unheard=node.entry.link is Link.BROKEN and not node.heard_once and node.entry.desired is Desired.ACTIVE,
         ollama=ollama,
+        own=own,
     )
 
 
@@ -86,9 +91,12 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
     `former` is the table that the gateway has. When the daemon was restarted, what it says of nodes that were not heard
     yet stays: a restart of the daemon stops no chat.
     """
-    by_id = {peer.node_id: peer for peer in _apart(peers, _part(former, "nodes"))}
+    by_id = {peer.node_id: peer for peer in peers}
+    apart = _apart([peer for peer in peers if peer.usable], _part(former, "nodes"))
+    by_id |= {peer.node_id: peer for peer in apart}
+    usable = [peer for peer in apart if peer.usable]
     kept = _Kept(former, {peer.node_id for peer in peers if peer.unheard})
-    nodes = kept.nodes() | {peer.node_id: peer.entry() for peer in by_id.values() if peer.usable}
+    nodes = kept.nodes() | {peer.node_id: peer.entry() for peer in usable}
     return {
         "settings": {
             "loopback_without_key": settings.loopback_without_key,
@@ -96,23 +104,22 @@ def routes(models: Sequence[ClusterModel], peers: Sequence[Peer], settings: Rout
         },
         "nodes": dict(sorted(nodes.items())),
         "models": _models(models, by_id, kept),
-        "listing": _listing(models, by_id, kept),
+        "listing": _listing(models, usable, kept),
         "mirror": {"root": settings.mirror_root or (kept.mirror_root if kept.node_ids else "")},
         "revoked_serials": sorted(settings.revoked_serials),
     }
 
 
 def _apart(peers: Sequence[Peer], known: Table) -> list[Peer]:
-    """Let only one node be at each address and port, the one that was known there before: the gateway keeps connections
-    by address, so one node would get what was meant for the other.
+    """Let only one of these usable nodes be at each address and port, the one that was known there before: the gateway
+    keeps connections by address, so one node would get what was meant for the other.
     """
     taken: dict[tuple[str, int], str] = {}
     for peer in sorted(peers, key=lambda peer: (known.get(peer.node_id) != peer.entry(), peer.node_id)):
-        if peer.usable:
-            taken.setdefault((peer.host, peer.port), peer.node_id)
-    others = [taken.get((peer.host, peer.port), "") for peer in peers]
+        taken.setdefault((peer.host, peer.port), peer.node_id)
+    others = [taken[peer.host, peer.port] for peer in peers]
     return [
-        peer if not peer.usable or other == peer.node_id
+        peer if other == peer.node_id
         else replace(peer, problem=f"its gate is at the address and port of {other}'s")
         for peer, other in zip(peers, others, strict=True)
     ]
@@ -232,8 +239,7 @@ def _why_not(name: str, copy: Copy, peer: Peer | None) -> tuple[str, int]:
     return reason or "it cannot serve it", _SOON_SECONDS if peer.problem else _LATER_SECONDS
 
 
-def _listing(models: Sequence[ClusterModel], peers: Mapping[str, Peer], kept: _Kept) -> Table:
-    usable = [peer for peer in peers.values() if peer.usable]
+def _listing(models: Sequence[ClusterModel], usable: Sequence[Peer], kept: _Kept) -> Table:
     infos = {model.name: model for model in models if model.digest and any(copy.present for copy in model.copies)}
     tags = kept.listed("tags") | {name: _tag(model) for name, model in infos.items()}
     loaded = _longest_loaded(usable, infos)

@@ -220,7 +220,7 @@ class LiveModels:
             self.touch()
             return
         status = node.status.ollama if node.status.HasField("ollama") else None
-        is_server = self._has_mirror() and self._is_own(node)
+        is_server = self._is_own(node) and self._has_mirror()
         before = self.observed.get(node.node_id)
         after = observe(Source(node.entry, node.heard_once, node.facts, status, is_server), self.setting)
         if after == before:

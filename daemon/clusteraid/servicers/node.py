@@ -58,7 +58,7 @@ class NodeServicer(NodeServiceServicer):
         caller = CURRENT_CALLER.get()
         node = self._nodes.find(_node_id(caller))
         if request.kind == CERTIFICATE_KIND_DASK:
-            dask = self._authority.dask(self._pools.require(node.facts).plan.name)
+            dask = self._authority.dask(self._pools.require(node.is_phone).plan.name)
             issued = dask.issue(request.csr_der, node.node_id)
             return RenewResponse(certificate_chain_der=issued.chain_der, ca_bundle_pem=dask.ca_pem)
         if request.kind == CERTIFICATE_KIND_GATE:
@@ -76,7 +76,7 @@ class NodeServicer(NodeServiceServicer):
         if request.environment_hash:
             pool = self._pools.with_environment(request.environment_hash)
         else:
-            pool = self._pools.require(self._nodes.find(_node_id(CURRENT_CALLER.get())).facts)
+            pool = self._pools.require(self._nodes.find(_node_id(CURRENT_CALLER.get())).is_phone)
         if pool is None:
             raise BadRequest(what="environment", reason=f"{request.environment_hash[:32]} is of no pool here")
         plan = pool.plan

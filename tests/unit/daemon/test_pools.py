@@ -29,6 +29,7 @@ from clusteraid.emptying import NowhereToMove
 from clusteraid.events import Events
 from clusteraid.holds import Holds
 from clusteraid.nodes import Counter, Node, Nodes
+from clusteraid.planner import is_phone
 from clusteraid.pool_port import PoolPlan
 from clusteraid.pools import MobileIsOff, NoSuchPool, Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
@@ -99,8 +100,8 @@ async def off(tmp_path: Path) -> AsyncIterator[Scene]:
 @pytest.mark.parametrize("machine_class", [each for each in MachineClass.values() if each != MACHINE_CLASS_PHONE])
 def test_only_phones_are_mobile(machine_class: MachineClass) -> None:
     main, mobile = PlayedPool(), PlayedPool(plan=MOBILE)
-    assert Pools(main, mobile).of(facts(machine_class)) is main
-    assert Pools(main, mobile).of(facts(MACHINE_CLASS_PHONE)) is mobile
+    assert Pools(main, mobile).of(is_phone(facts(machine_class))) is main
+    assert Pools(main, mobile).of(is_phone(facts(MACHINE_CLASS_PHONE))) is mobile
 
 
 async def test_each_node_is_told_its_own_pool_and_environment(scene: Scene) -> None:
@@ -142,7 +143,7 @@ async def test_while_mobile_is_off_a_phone_has_no_workers_and_says_why(off: Scen
     assert OFF in pixel.spec.reason
     assert off.node("tower").entry.state is State.READY
     with pytest.raises(MobileIsOff):
-        off.pools.require(pixel.facts)
+        off.pools.require(pixel.is_phone)
 
 
 async def test_while_mobile_is_off_a_phone_can_be_drained_all_the_same(off: Scene) -> None:

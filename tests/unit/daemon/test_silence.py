@@ -110,7 +110,7 @@ async def test_many_nodes_are_heard_less_often_and_go_offline_later(scene: Scene
     scene.sessions.config = SessionConfig(heartbeat_seconds=0.5, offline_seconds=1, heartbeats_per_second=1)
     await scene.open("alpha")
     scene.tick(0.1)
-    assert scene.sessions.offline_seconds(scene.nodes.find("alpha")) == 2.4
+    assert scene.sessions.offline_seconds(False) == 2.4
     await asyncio.sleep(0)
     assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 1.0
     assert scene.nodes.find(NodeId("alpha")).entry.state is not State.OFFLINE
