@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,27 +67,32 @@ class Announcer:
         self._problems = problems
         self._service: ServiceInfo | None = None
         self._zeroconf: AsyncZeroconf | None = None
+        self._begun = asyncio.Event()
 
-    @contextlib.asynccontextmanager
-    async def announced(self, announcement: Announcement) -> AsyncIterator[None]:
-        """Announce until the end of the block; withdraw then."""
+    async def keep(self, announcement: Announcement) -> None:
+        """Announce, for ever; withdraw when cancelled. It takes a second or two: each name is asked for first."""
         try:
-            async with asyncio.timeout(_SECONDS):
-                await self._announce(announcement.services())
-        except (OSError, ZeroconfError, TimeoutError) as error:
-            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
-            log.warning("not announced by multicast DNS: %s", error)
-        try:
-            yield
+            await self._begin(announcement.services())
+            self._begun.set()
+            await asyncio.Event().wait()
         finally:
             await self._withdraw()
 
     async def check(self) -> bool:
-        """Whether the announcement can be found on the network by this machine itself."""
+        """Whether the announcement, once it is made, can be found on the network by this machine itself."""
+        await self._begun.wait()
         if self._zeroconf is None or self._service is None:
             return False
         info = AsyncServiceInfo(SERVICE_TYPE, self._service.name)
         return bool(await info.async_request(self._zeroconf.zeroconf, 1500))
+
+    async def _begin(self, services: Sequence[ServiceInfo]) -> None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._announce(services)
+        except (OSError, ZeroconfError, TimeoutError) as error:
+            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
+            log.warning("not announced by multicast DNS: %s", error)
 
     async def _announce(self, services: Sequence[ServiceInfo]) -> None:
         self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)

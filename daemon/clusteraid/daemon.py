@@ -198,7 +198,7 @@ class Daemon:
             self._write_ports(ports)
             tasks.create_task(self.local_node.keep_token(), name="local node")
             if self.config.discovery.announce:
-                await open_parts.enter_async_context(self.announcer.announced(self._announcement()))
+                tasks.create_task(self.announcer.keep(self._announcement()), name="announcement")
             self.drains.resume()
             await self.local_node.offered()
             self.notifier.ready(self.report.line())

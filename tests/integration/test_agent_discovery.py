@@ -15,8 +15,10 @@ from clusteraid.status import Problems
 from clusterai_agent.discovery import browse, of_cluster
 
 async def main():
-    async with Announcer(Problems()).announced(Announcement("c-test", ["192.0.2.5"], 7443, 7555)):
-        found = await browse()
+    announcing = asyncio.create_task(Announcer(Problems()).keep(Announcement("c-test", ["192.0.2.5"], 7443, 7555)))
+    found = await browse()
+    announcing.cancel()
+    await asyncio.wait([announcing])
     print([str(address) for address in of_cluster(found, "c-test")], [s.enrollment_port for s in found])
 
 asyncio.run(main())

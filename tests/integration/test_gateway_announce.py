@@ -11,12 +11,20 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 async def main():
     machine = socket.gethostname().partition(".")[0][:40]
     told = Announcement("c-test", ["192.0.2.5"], 7443, 7444, {port}, {taken})
-    async with Announcer(Problems()).announced(told):
-        looking = AsyncZeroconf()
-        info = AsyncServiceInfo(HTTPS_TYPE, f"Cluster AI on {{machine}}.{{HTTPS_TYPE}}")
-        if await info.async_request(looking.zeroconf, 1500):
-            print(info.server == f"{{machine}}.local.", info.parsed_addresses(), info.port)
-        await looking.async_close()
+    announcer = Announcer(Problems())
+    announcing = asyncio.create_task(announcer.keep(told))
+    assert await announcer.check()
+    looking = AsyncZeroconf()
+    info = AsyncServiceInfo(HTTPS_TYPE, f"Cluster AI on {{machine}}.{{HTTPS_TYPE}}")
+    if await info.async_request(looking.zeroconf, 1500):
+        print(info.server == f"{{machine}}.local.", info.parsed_addresses(), info.port)
+    await looking.async_close()
+    announcing.cancel()
+    await asyncio.wait([announcing])
+    looking = AsyncZeroconf()
+    if await AsyncServiceInfo(HTTPS_TYPE, info.name).async_request(looking.zeroconf, 1500):
+        print("is announced still")
+    await looking.async_close()
 
 asyncio.run(main())
 """
