@@ -32,7 +32,7 @@ from clusterai_agent.errors import NotJoined, check_termux
 from clusterai_agent.facts import read_facts, refresh
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.logstreams import LogStreams
-from clusterai_agent.models.keeper import ModelKeeper
+from clusterai_agent.models.switch import open_models
 from clusterai_agent.nvml import Nvml
 from clusterai_agent.policy.keeper import PolicyKeeper
 from clusterai_agent.policy.machine import machine_class
@@ -180,7 +180,7 @@ class Service:
         self._supervisor = Supervisor(
             config, limits, machine.units, self._server, self._observed, self._rest_is_overdue
         )
-        self._models = ModelKeeper(config, machine.units, self._server, self._observed)
+        self._models = open_models(config, machine.units, self._server, self._observed)
         machine_kind = machine_class(config, has_battery=machine.facts.has_battery)
         machine.facts.machine_class = class_to_wire(machine_kind)
         self._policy = PolicyKeeper(home, machine_kind, Reader(phone=phone))

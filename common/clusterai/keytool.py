@@ -1,4 +1,7 @@
-"""`python -m clusterai.keytool`: a key and its request, in a process of its own so that cryptography ends with it."""
+"""A key and its request, made by another program so that no key maker stays in the agent's memory.
+
+On phones that is OpenSSL's own, elsewhere `python -m clusterai.keytool`, with cryptography.
+"""
 
 import asyncio
 import base64
@@ -6,27 +9,33 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clusterai import openssl
 from clusterai.errors import ClusterAIError, Status
-from clusterai.files import write_atomic
 from clusterai.program import run_program
+from clusterai.termux import is_android
 
 _HELPER_SECONDS = 30  # a first import on a slow SD card
 
 
 class Usage(ClusterAIError):
     code, status = "usage", Status.USAGE
-    message = "usage: python -m clusterai.keytool csr OUT.key | request | fingerprints | expiry FILE"
+    message = "usage: python -m clusterai.keytool request | fingerprints"
 
 
 class KeyToolFailed(ClusterAIError):
     code, status = "key-tool-failed", Status.FAILED
     message = "could not make or read a key: {reason}"
-    hint = "is python3-cryptography installed? try: {python} -c 'import cryptography'"
+    hint = "{fix}"
+
+    def __init__(self, reason: str) -> None:
+        here = f"is python3-cryptography installed? try: {sys.executable} -c 'import cryptography'"
+        on_a_phone = "is OpenSSL's program installed? try: `pkg install openssl-tool`, then `openssl version`"
+        super().__init__(reason=reason, fix=on_a_phone if is_android() else here)
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,23 @@ class KeyRequest:
 
 async def request_in_helper() -> KeyRequest:
     """Make a key and its request in a helper process; raise KeyToolFailed when it cannot."""
+    if is_android():
+        try:
+            return KeyRequest(*openssl.key_and_request(await _checked(openssl.REQUEST, openssl.CONFIGURATION)))
+        except ValueError as error:
+            raise KeyToolFailed(str(error)) from error
     answer = await _run_helper("request", [])
     return KeyRequest(answer["key_pem"].encode(), base64.b64decode(answer["csr"]))
 
 
 async def fingerprints_in_helper(certificates_der: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Return the SHA-256 of each certificate's SPKI, computed in a helper process; empty for what is no certificate."""
+    """Return the SHA-256 of each certificate's SPKI, from a helper process; empty for what is no certificate.
+
+    Raises:
+        KeyToolFailed: the helper cannot run.
+    """
+    if is_android():
+        return tuple([openssl.spki_sha256((await _ended(openssl.PUBLIC_KEY, der))[1]) for der in certificates_der])
     answer = await _run_helper("fingerprints", [base64.b64encode(der).decode() for der in certificates_der])
     return tuple(bytes.fromhex(text) for text in answer["fingerprints"])
 
@@ -52,21 +72,37 @@ async def fingerprints_in_helper(certificates_der: Iterable[bytes]) -> tuple[byt
 async def _run_helper(command: str, value: list[str]) -> dict[str, Any]:
     """Run this module as a program, JSON in and out through pipes: a key never touches the disk before its place."""
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "clusterai.keytool", command,
-        stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, "PYTHONPATH": path},
-    )
+    program = (sys.executable, "-P", "-m", "clusterai.keytool", command)
+    answer: dict[str, Any] = json.loads(await _checked(program, json.dumps(value).encode(), PYTHONPATH=path))
+    return answer
+
+
+async def _checked(command: Sequence[str], given: bytes, **variables: str) -> bytes:
+    """What the program prints; raise KeyToolFailed when it fails."""
+    status, output, errors = await _ended(command, given, **variables)
+    if status:
+        raise KeyToolFailed(errors.decode(errors="replace").strip()[-300:])
+    return output
+
+
+async def _ended(command: Sequence[str], given: bytes, **variables: str) -> tuple[int | None, bytes, bytes]:
+    """The exit status of the program, its output and its complaints."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **variables}
+        )
+    except OSError as error:
+        raise KeyToolFailed(f"{command[0]}: {error.strerror}") from error
     try:
         async with asyncio.timeout(_HELPER_SECONDS):
-            output, errors = await process.communicate(json.dumps(value).encode())
+            output, errors = await process.communicate(given)
+    except TimeoutError as error:
+        raise KeyToolFailed(f"{command[0]} did not end within {_HELPER_SECONDS} s") from error
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode:
-        raise KeyToolFailed(reason=errors.decode(errors="replace").strip()[-300:], python=sys.executable)
-    answer: dict[str, Any] = json.loads(output)
-    return answer
+    return process.returncode, output, errors
 
 
 def _answer(arguments: list[str]) -> str:
@@ -74,10 +110,6 @@ def _answer(arguments: list[str]) -> str:
     from clusterai import pki  # only in the helper process: it costs 10 MB
 
     match arguments:
-        case ["csr", key_file]:
-            key = pki.new_key()
-            write_atomic(Path(key_file), pki.key_pem(key))
-            return base64.b64encode(pki.new_csr(key)).decode()
         case ["request"]:
             key = pki.new_key()
             csr = base64.b64encode(pki.new_csr(key)).decode()
@@ -85,8 +117,6 @@ def _answer(arguments: list[str]) -> str:
         case ["fingerprints"]:
             certificates = [base64.b64decode(text) for text in json.load(sys.stdin)]
             return json.dumps({"fingerprints": [_fingerprint(der) for der in certificates]})
-        case ["expiry", file]:
-            return str(int(pki.certificate_expiry(Path(file).read_bytes()).timestamp()))
         case _:
             raise Usage
 

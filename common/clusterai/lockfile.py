@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 
 from clusterai.errors import ClusterAIError, Status
 
@@ -38,6 +37,8 @@ class EnvironmentKey:
 
 def lock() -> str:
     """Return the lock that this version of Cluster AI ships."""
+    from importlib.resources import files  # phones, whose lock lies beside the modules, do without it
+
     return files("clusterai.data").joinpath("pool.lock").read_text(encoding="utf-8")
 
 

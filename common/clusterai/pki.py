@@ -18,7 +18,7 @@ from clusterai.credentials import chain_pem, renewal_due
 from clusterai.errors import BadRequest
 
 __all__ = [
-    "CertificateAuthority", "Issued", "PrivateKey", "certificate_expiry", "chain_pem", "check_pair", "hosts_of",
+    "CertificateAuthority", "Issued", "PrivateKey", "chain_pem", "check_pair", "hosts_of",
     "key_pem", "new_csr", "new_key", "renewal_due", "serial_of", "spki_sha256_of",
 ]
 
@@ -69,11 +69,6 @@ def spki_sha256_of(certificate_der: bytes) -> bytes:
 def serial_of(certificate_pem: bytes) -> str:
     """Return the serial number of the first certificate of the PEM text, in lower-case hex."""
     return f"{x509.load_pem_x509_certificate(certificate_pem).serial_number:x}"
-
-
-def certificate_expiry(pem: bytes) -> datetime:
-    """Return when the first certificate of the PEM text ends, in UTC."""
-    return _validity(x509.load_pem_x509_certificate(pem))[1]
 
 
 class CertificateAuthority:

@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "models": bench.models.measure,
     "phone": bench.phone.measure,
 }
+NEED_ROOT = {"phone"}  # the simulated phone has namespaces and users of its own
 
 
 def main() -> int:
@@ -39,10 +40,13 @@ def main() -> int:
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose of: {', '.join(BENCHMARKS)}")
+    names = arguments.names or list(BENCHMARKS)
+    if os.geteuid() != 0 and (refused := NEED_ROOT.intersection(names)):
+        parser.error(f"{', '.join(refused)} needs root: run it with sudo, or name the others")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
-    figures = run(arguments.names or list(BENCHMARKS))
+    figures = run(names)
     if arguments.json:
         arguments.json.write_text(as_json(figures))
     return 0 if all(figure.kept for figure in figures) else 1

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,10 +51,7 @@ def made_authority(directory: Path) -> CertificateAuthority:
 
 
 @contextmanager
-def running_agent(
-    directory: Path, identity: NodeIdentity, address: str, place: Place, variables: Mapping[str, str] | None = None,
-    extra: str = "",
-) -> Iterator[Program]:
+def running_agent(directory: Path, identity: NodeIdentity, address: str, place: Place) -> Iterator[Program]:
     """Run a real agent that has joined already."""
     home, config = Home(directory / "agent"), directory / "agent.toml"
     home.directory.mkdir()
@@ -64,13 +61,12 @@ def running_agent(
         f'[server]\naddresses = ["{address}"]\ndiscover = false\n'
         f'[state]\ndirectory = "{home.directory}"\ncompute_directory = "{directory}/compute"\n'
         f'scratch_directory = "{directory}/dask"\n[units]\nback_end = "process"\nstop_on_exit = true\n'
-        f"{extra}"
     )
     for name in ("compute", "dask"):
         (directory / name).mkdir()
     arguments = ("--config", config, "run")
     log = directory / "agent.log"
-    with Program("clusterai_agent", *arguments, place=place, log=log, variables=variables) as program:
+    with Program("clusterai_agent", *arguments, place=place, log=log) as program:
         yield program
 
 

@@ -36,6 +36,28 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a process's resident memory is made of, in bytes: its own, mapped files, and what it alone has of both."""
+
+    anonymous_bytes: int
+    file_bytes: int
+    private_bytes: int
+
+    @classmethod
+    def of(cls, process_id: int) -> "Memory":
+        """Read /proc/PID/smaps_rollup."""
+        lines = _read(Path(f"/proc/{process_id}/smaps_rollup")).splitlines()[1:]
+        kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        anonymous = kilobytes["Anonymous"]
+        private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
+        return cls(anonymous * 1024, (kilobytes["Rss"] - anonymous) * 1024, private * 1024)
+
+    def __str__(self) -> str:
+        parts = (self.anonymous_bytes / 1e6, self.file_bytes / 1e6, self.private_bytes / 1e6)
+        return "{:.1f} MB of its own, {:.1f} MB of files; {:.1f} MB of both is nobody else's".format(*parts)
+
+
+@dataclass(frozen=True)
 class Machine:
     """What all processors together have done: seconds busy, and seconds taken by other machines on the same host."""
 

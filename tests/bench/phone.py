@@ -1,62 +1,114 @@
-"""A phone that rests: the agent's memory and processor at 15 s heartbeats, and each byte between it and the server."""
+"""A phone that rests: the agent's memory and processor at 15 s heartbeats, and each byte between it and the server.
+
+It is the simulated phone of the tests, with the packages that are built from this tree.
+"""
 
 import json
 import os
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from socket import SHUT_RDWR, create_connection, create_server, socket
 
-from bench.agent import made_authority, running_agent
-from bench.measure import Costs, Figure
-from bench.processes import Place, Program, split_processors
+from bench.agent import made_authority
+from bench.measure import Costs, Figure, Memory
+from bench.processes import Place, Program, move, split_processors
 from bench.servers import bare_server
-from load.identities import issue
-from support.tree import python_path
+from clusterai.ids import ClusterId, parse_node_id
+from clusterai_agent.home import Home, Membership
+from load.identities import CLUSTER_ID, NodeIdentity, issue
+from support.phone_image import GROUP, USER
+from support.termux import Phone
+from support.traces import TRACES, changes, most_in_an_hour
+from support.tree import ROOT
 
 INTERVAL_SECONDS, SETTLE_SECONDS, WINDOW_SECONDS = 15.0, 30.0, 180.0
-_PHONE = '[policy]\nmachine_class = "phone"\n'  # whose server is on loopback, so it would be the server
+_START_SECONDS = 60.0
 _HEADERS_BYTES = 2 * 66  # Ethernet, IP and TCP with its time stamps, for a segment and for its acknowledgement
-# A phone as far as the agent's own code goes; psutil is one that knows Linux. It rests: nothing tells its charge.
-_SITE = """
-import ctypes, os, sys, sysconfig
-import psutil
-sysconfig.get_config_vars()
-sys.platform = "android"
-os.environ["PREFIX"] = {prefix!r}
-"""
+# Its server is on loopback, so without the class it would be the server.
+_SETTINGS = '[server]\naddresses = ["{address}"]\ndiscover = false\n[policy]\nmachine_class = "phone"\n'
 
 
 def measure() -> Iterator[Figure]:
-    """Yield a resting phone's figures."""
+    """Yield a resting phone's figures, and how often the policy lets a phone change; needs root."""
     here, there = (Place(cpus=cpus) for cpus in split_processors())
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
         directory = Path(name)
-        (directory / "sitecustomize.py").write_text(_SITE.format(prefix=f"{directory}/usr"))
-        variables = python_path()
-        variables["PYTHONPATH"] = os.pathsep.join((name, variables["PYTHONPATH"]))
-        [phone] = issue(made_authority(directory), 1)
+        directory.chmod(0o755)  # the phone's user goes through it
+        [identity] = issue(made_authority(directory), 1)
         with (
             bare_server(directory, there, interval=INTERVAL_SECONDS) as (server, address),
             Meter.before(address) as meter,
-            running_agent(directory, phone, meter.address, here, variables, _PHONE) as program,
+            Phone.on(directory) as phone,
         ):
-            time.sleep(SETTLE_SECONDS)
-            yield from _figures(program, server, meter)
+            _prepare(phone, identity, meter.address)
+            with _running(phone, directory / "agent.log") as process_id:
+                move(process_id, here.cpus)
+                time.sleep(SETTLE_SECONDS)
+                yield from _figures(process_id, server, meter)
+    yield _worst_trace()
 
 
-def _figures(program: Program, server: Program, meter: "Meter") -> Iterator[Figure]:
-    before, sent, beats = Costs.of(program.process_id), meter.bytes, _beats(server)
+def _prepare(phone: Phone, identity: NodeIdentity, address: str) -> None:
+    """Install the packages on a phone that is unplugged, and make it a node of the server at the address."""
+    build: list[str | Path] = [ROOT / "scripts/build-termux", "-o", phone.directory / "debs"]
+    built = subprocess.run(build, capture_output=True, text=True, timeout=600, check=False)
+    done = built if built.returncode else phone.install(*(phone.directory / "debs").glob("*.deb"))
+    if done.returncode:
+        raise RuntimeError(f"the packages cannot be built or installed:\n{done.stderr}")
+    phone.battery(plugged="UNPLUGGED", status="DISCHARGING", percentage=41)
+    phone.write("etc/clusterai/agent.toml", _SETTINGS.format(address=address))
+    home = Home(phone.at("var/lib/clusterai-agent"))
+    membership = Membership(parse_node_id(identity.node_id), ClusterId(CLUSTER_ID), (address,))
+    home.store(membership, identity.key.encode(), identity.chain.encode(), identity.ca.encode())
+    for file in home.directory.iterdir():
+        os.chown(file, USER, GROUP)
+
+
+@contextmanager
+def _running(phone: Phone, log: Path) -> Iterator[int]:
+    """Run the agent on the phone until that is off; yield the agent's process id when it has a session."""
+    program = phone.start("clusterai-agent", "run", log=log)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while "connected to" not in log.read_text():
+            if program.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the agent on the phone does not connect:\n{log.read_text()}")
+            time.sleep(0.2)
+        [process_id] = [number for number, words in phone.processes().items() if words[-1:] == ["run"]]
+        yield process_id
+    finally:
+        phone.switch_off()
+        program.wait()
+
+
+def _figures(process_id: int, server: Program, meter: "Meter") -> Iterator[Figure]:
+    before, sent, beats = Costs.of(process_id), meter.bytes, _beats(server)
     time.sleep(WINDOW_SECONDS)
-    after, sent, beats = Costs.of(program.process_id), meter.bytes - sent, _beats(server) - beats
+    after, sent, beats = Costs.of(process_id), meter.bytes - sent, _beats(server) - beats
     share = (after.cpu_seconds - before.cpu_seconds) / WINDOW_SECONDS * 100
-    yield Figure("a resting phone's agent, RSS", after.rss_bytes / 1e6, "MB", 45)
+    yield Figure("a resting phone's agent, RSS", after.rss_bytes / 1e6, "MB", 45, detail=str(Memory.of(process_id)))
     yield Figure("its processor time", share, "% of a core", 0.3, detail=f"{beats} beats in {WINDOW_SECONDS:.0f} s")
     detail = "both ways, with 132 bytes for each segment and its acknowledgement"
     yield Figure("on the wire", sent * 60 / WINDOW_SECONDS, "bytes a minute", 2000, detail=detail)
+
+
+def _worst_trace() -> Figure:
+    """How often a node changes between work and rest on the worst trace; all of them are made, none was recorded."""
+    worst = {name: _most_changes(name) for name in TRACES}
+    name = max(worst, key=lambda one: worst[one])
+    detail = f"{name}; made, not recorded"
+    return Figure("changes of work and rest, worst trace", worst[name], "an hour", 4, detail=detail)
+
+
+def _most_changes(name: str) -> int:
+    trace, policy = TRACES[name]
+    return most_in_an_hour(changes(trace, replace(policy, dwell_seconds=0)))
 
 
 def _beats(server: Program) -> int:

@@ -16,6 +16,7 @@ from clusterai.v1.types_pb2 import ModelSpec, OllamaSettings, OllamaSpec, Ollama
 from clusterai_agent.config import AgentConfig, BackEnd, OllamaSection, StateSection, UnitsSection
 from clusterai_agent.models.keeper import ModelKeeper
 from clusterai_agent.models.listening import task_user
+from clusterai_agent.models.switch import open_models
 from clusterai_agent.unitsconfig import units_config
 from fakes.http import asked
 from fakes.ollama import FakeOllama, fake_ollama
@@ -96,7 +97,6 @@ def digests(keeper: ModelKeeper) -> dict[str, str]:
 
 
 def status(keeper: ModelKeeper) -> OllamaStatus:
-    assert keeper.status is not None
     return keeper.status
 
 
@@ -424,7 +424,9 @@ async def test_an_ollama_that_comes_later_goes_away_or_hangs_is_told(tmp_path: P
 async def test_where_it_is_switched_off_nothing_is_told(tmp_path: Path) -> None:
     config = AgentConfig(state=StateSection(tmp_path / "agent"), ollama=OllamaSection(enabled=False))
     async with open_units(UnitsConfig("process", tmp_path / "units")) as units:
-        keeper = ModelKeeper(config, units, DirectServer(NodeDaemon()), lambda: None)
-        await keeper.look()
-        await keeper.run()
-        assert keeper.status is None
+        models = open_models(config, units, DirectServer(NodeDaemon()), lambda: None)
+        await models.look()
+        await models.run()
+        models.want(NodeSpec())
+        await models.give_up()
+        assert models.status is None

@@ -13,8 +13,7 @@ USER, GROUP = 10123, 10123
 MINORS = {"forky": "3.14", "trixie": "3.13"}  # Termux's own minor now, and one that it had
 _PACKAGES = (
     "apt", "bash", "ca-certificates", "coreutils", "curl", "gpgv", "openssl", "procps", "python3",
-    "python3-cryptography", "python3-grpcio", "python3-msgpack", "python3-numpy", "python3-psutil", "runit",
-    "util-linux", "xz-utils",
+    "python3-grpcio", "python3-msgpack", "python3-numpy", "python3-psutil", "runit", "util-linux", "xz-utils",
 )  # fmt: skip
 _TERMUX_HAS_NONE = ("google", "protobuf*")  # python3-grpcio brings it along
 
@@ -57,8 +56,15 @@ def _become_android(path: Path) -> None:
     if patched == text:
         raise AssertionError(f"{common} does not ask for Linux where Termux's patch expects it")
     common.write_text(patched)
+    _compile(path)
     home = "/data/data/com.termux/files"
     with (path / "etc/passwd").open("a") as users:
         users.write(f"u0_a123:x:{USER}:{GROUP}::{home}/home:{home}/usr/bin/bash\n")
     with (path / "etc/group").open("a") as groups:
         groups.write(f"u0_a123:x:{GROUP}:\n")
+
+
+def _compile(path: Path) -> None:
+    """Compile what was changed, as Termux's packages do; otherwise each program would, in its own memory."""
+    run(["chroot", path, "python3", "-m", "compileall", "-q", "-r", "0", "/usr/lib/python3/dist-packages/psutil"])
+    run(["chroot", path, "sh", "-c", "python3 -m py_compile /usr/lib/python3.*/sitecustomize.py"])

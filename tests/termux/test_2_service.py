@@ -1,6 +1,7 @@
 """The packages on a phone: off until switched on, upgrades, other Pythons, and no trace at the end."""
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def status(phone: Phone) -> str:
 def agents(phone: Phone) -> list[int]:
     """Return the process ids of the phone's agents."""
     return [pid for pid, words in phone.processes().items() if "run" in words and "python3" in words[0]]
+
+
+def dpkg_deb(option: str, deb: Path, *words: str) -> list[str]:
+    """Return the lines that dpkg-deb tells of a package."""
+    command = ["dpkg-deb", option, str(deb), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
 
 
 def stand_in(phone: Phone) -> None:
@@ -143,12 +150,34 @@ def test_the_package_is_small_and_brings_its_licences(debs: dict[str, Path], pho
     assert debs["clusterai-agent"].stat().st_size <= 3_000_000
     documents = phone.at("share/doc/clusterai-agent")
     assert "GNU LESSER GENERAL PUBLIC LICENSE" in next(documents.glob("licences/zeroconf-*/COPYING")).read_text()
-    assert {path.name.partition("-")[0] for path in documents.glob("licences/*")} == {"ifaddr", "protobuf", "zeroconf"}
-    assert len((documents / "ARCHIVES").read_text().splitlines()) == 3
+    assert {path.name.partition("-")[0] for path in documents.glob("licences/*")} == {
+        "ifaddr", "protobuf", "typing_extensions", "zeroconf",
+    }  # fmt: skip
+    assert len((documents / "ARCHIVES").read_text().splitlines()) == 4
 
 
-def test_nothing_in_the_packages_is_compiled_or_bound_to_a_python(phone: Phone) -> None:
-    paths = [path for package in ("agent", "compute") for path in phone.at(f"lib/clusterai-{package}").rglob("*")]
+def test_nothing_in_the_packages_is_compiled_or_bound_to_a_python(debs: dict[str, Path]) -> None:
+    paths = [Path(line.split()[5]) for deb in debs.values() for line in dpkg_deb("--contents", deb)]
     assert len(paths) > 500
     assert [path for path in paths if path.suffix in (".so", ".pyc", ".pxd") or "site-packages" in path.parts] == []
 
+
+def test_it_asks_termux_for_no_package_that_compiles_on_the_phone(debs: dict[str, Path]) -> None:
+    needed = {name.strip() for deb in debs.values() for name in dpkg_deb("--field", deb, "Depends")[0].split(",")}
+    assert "openssl-tool" in needed, "it makes the keys"
+    assert needed & {"python-cryptography", "python-pip", "clang", "rust"} == set()
+
+
+def test_its_modules_are_compiled_when_it_is_installed(phone: Phone, newer: dict[str, Path]) -> None:
+    modules = phone.at("lib/clusterai-agent")
+
+    def compiled() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in modules.rglob("*.pyc")}
+
+    before = compiled()
+    assert len(before) == len(list(modules.rglob("*.py")))
+    assert phone.run("clusterai-agent", "facts").returncode == 0
+    assert compiled() == before, "the agent has nothing left to compile"
+    assert phone.install(*newer.values()).returncode == 0
+    assert compiled().keys() == before.keys()
+    assert min(compiled().values()) > max(before.values())

@@ -36,7 +36,7 @@ class ModelKeeper:
         task_user: Callable[[], int | None] = listening.task_user, settings_taken: Path = TAKEN,
     ) -> None:  # fmt: skip
         section = config.ollama
-        self._enabled, self._changed = section.enabled, changed
+        self._changed = changed
         self._observer = Observer(section, units, task_user)
         self._pulls = Pulls(lambda: self._observer.api, section.mirror_port, self._free_bytes, self._fetch_ended)
         self._settings = SettingsFile(config.state.gate, units, settings_taken)
@@ -48,9 +48,9 @@ class ModelKeeper:
         self._wake, self._gate_wake = asyncio.Event(), asyncio.Event()
 
     @property
-    def status(self) -> OllamaStatus | None:
-        """What was seen last; None when it is switched off."""
-        return self._status if self._enabled else None
+    def status(self) -> OllamaStatus:
+        """What was seen last."""
+        return self._status
 
     def want(self, spec: NodeSpec) -> None:
         """Take the daemon's spec; the newest one counts. One without models leaves them alone and closes the gate."""
@@ -60,14 +60,11 @@ class ModelKeeper:
 
     async def look(self) -> None:
         """Look once, so that the first message to the server tells what is here."""
-        if self._enabled:
-            await self._observer.look()
-            self._report()
+        await self._observer.look()
+        self._report()
 
     async def run(self) -> None:
         """Watch and reconcile until cancelled. Ollama and the gate go on without this process."""
-        if not self._enabled:
-            return
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_models(), name="models")
@@ -78,8 +75,7 @@ class ModelKeeper:
 
     async def give_up(self) -> None:
         """Another machine or none is the node now."""
-        if self._enabled:
-            await self._gate.give_up()
+        await self._gate.give_up()
 
     async def _keep_models(self) -> None:
         while True:

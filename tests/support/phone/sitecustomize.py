@@ -4,9 +4,11 @@ import ctypes  # noqa: F401  before the platform's name changes: Android's wants
 import os
 import platform
 import sys
-import sysconfig
 
-sysconfig.get_config_vars()  # as above: their module has the platform in its name
+# As above: the module of `sysconfig` has the platform in its name.
+os.environ.setdefault(
+    "_PYTHON_SYSCONFIGDATA_NAME", f"_sysconfigdata_{sys.abiflags}_{sys.platform}_{sys.implementation._multiarch}"
+)
 sys.platform = "android"
 os.environ.setdefault("ANDROID_ROOT", "/system")
 # bionic has getloadavg and posix_spawn from API level 29 and 28 on, Python pidfd_open from 31: Termux is built for 24.

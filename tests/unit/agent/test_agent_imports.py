@@ -5,15 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"click", "cryptography", "zeroconf", "dask", "distributed", "requests", "rich", "pynvml", "gi", "dbus_fast"}
 
 
-def test_run_imports_nothing_heavy() -> None:
+@pytest.fixture(scope="module")
+def loaded() -> list[str]:
+    """The modules that a fresh interpreter holds when `run` is about to begin."""
     code = "import sys, clusterai_agent.__main__, clusterai_agent.run; print(*sys.modules)"
     path = os.pathsep.join(str(ROOT / part) for part in ("common", "agent"))
-    loaded = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": path},
         capture_output=True, text=True, check=True,
     )
-    assert HEAVY & {name.partition(".")[0] for name in loaded.stdout.split()} == set()
+    return done.stdout.split()
+
+
+def test_run_imports_nothing_heavy(loaded: list[str]) -> None:
+    assert "grpc" in loaded
+    assert HEAVY & {name.partition(".")[0] for name in loaded} == set()
+
+
+def test_what_watches_models_is_not_there_before_it_is_switched_on(loaded: list[str]) -> None:
+    assert "clusterai_agent.models.switch" in loaded
+    assert "clusterai_agent.models.keeper" not in loaded

@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import re
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +25,7 @@ from clusterai_agent.facts import own_addresses, read_facts, refresh
 from clusterai_agent.nvml import Nvml, import_pynvml
 from clusterai_agent.policy.machine import machine_class
 from clusterai_agent.sampling import Sampler, read_into
+from support.tree import ROOT
 
 
 def denied(*_: object, **__: object) -> NoReturn:
@@ -132,6 +135,18 @@ def test_paths_and_defaults_are_those_of_termux(prefix: Path) -> None:
     assert str(state.gate).startswith(str(prefix))
     assert (config.units.back_end, config.units.stop_on_exit) == (BackEnd.PROCESS, True)
     assert (config.worker.count, config.worker.memory_fraction, config.ollama.enabled) == (1, 0.5, False)
+
+
+def test_the_shipped_agent_toml_shows_a_phone_s_defaults(prefix: Path) -> None:
+    """Every key of it stands there as a comment; taken in, they must change nothing."""
+    shipped = (ROOT / "packaging/termux/clusterai-agent/usr/etc/clusterai/agent.toml").read_text()
+    defaults, file = load_config(None), prefix / "etc/clusterai/agent.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(re.sub(r"(?m)^#(?=\w+ = )", "", shipped))
+    shown = load_config(None)
+    assert re.findall(r"(?m)^#\w+ = ", shipped)
+    assert replace(shown, policy=defaults.policy) == defaults
+    assert shown.policy.machine_class is MachineClass.PHONE
 
 
 def test_agent_toml_lies_below_the_prefix(prefix: Path) -> None:

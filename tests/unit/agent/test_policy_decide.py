@@ -1,6 +1,5 @@
 """Work or rest: a table of what is decided and said, and what holds on every trace."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,34 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterai.policy import MachineClass, Settings, defaults
-from clusterai_agent.policy.decide import MOST_CHANGES, Decision, Memory, Pause, Readings, decide
+from clusterai_agent.policy.decide import MOST_CHANGES, Memory, Pause, Readings, decide
+from support.traces import FULL, LAPTOP, LOOSE_PLUG, NOON, PHONE, TRACES, changes, most_in_an_hour, played
 
-LAPTOP, PHONE, SERVER = (defaults(m) for m in (MachineClass.LAPTOP, MachineClass.PHONE, MachineClass.SERVER))
-NOON = 1_700_000_000 // 86400 * 86400 + 12 * 3600.0
-FULL = Readings(NOON, charge=0.95, plugged_in=True, metered=False, battery_celsius=30.0)
+SERVER = defaults(MachineClass.SERVER)
 WORKED, RESTED = Memory(True, NOON - 9999), Memory(False, NOON - 9999)
-
-
-def played(trace: Iterable[Readings], policy: Settings) -> list[Decision]:
-    """Decide on each reading of a trace, one after the other."""
-    decisions: list[Decision] = []
-    memory = None
-    for readings in trace:
-        decisions.append(decide(readings, policy, memory))
-        memory = decisions[-1].memory
-    return decisions
-
-
-def changes(trace: Sequence[Readings], policy: Settings) -> list[float]:
-    """When a trace changed between work and rest."""
-    decided = played(trace, policy)
-    pairs = zip(zip(trace, decided, strict=True), decided[1:], trace[1:], strict=False)
-    return [later.at for (_, before), after, later in pairs if before.works != after.works]
-
-
-def most_in_an_hour(moments: Sequence[float]) -> int:
-    """The most of these moments that lie within one hour."""
-    return max((sum(start <= moment < start + 3600 for moment in moments) for start in moments), default=0)
 
 
 @pytest.mark.parametrize(
@@ -130,27 +106,6 @@ def test_a_clock_that_was_set_back_keeps_nobody_at_rest_for_long() -> None:
         decided.append(decide(replace(FULL, at=NOON + step), LAPTOP, memory))
         memory = decided[-1].memory
     assert [one.works for one in decided] == [False, False, True]
-
-
-LOOSE_PLUG = [replace(FULL, at=NOON + second, plugged_in=second // 2 % 2 == 0) for second in range(0, 4 * 3600, 2)]
-WEAK_CHARGER = [
-    replace(FULL, at=NOON + second, charge=0.60 + 0.005 * (second // 10 % 2)) for second in range(0, 4 * 3600, 5)
-]
-WARM_PALM = [
-    replace(FULL, at=NOON + second, battery_celsius=37.0 + 6 * (second // 30 % 2)) for second in range(0, 4 * 3600, 5)
-]
-WANDERING = [
-    replace(FULL, at=NOON + second, metered=second // 7 % 3 == 0, plugged_in=second // 11 % 2 == 0)
-    for second in range(0, 4 * 3600, 3)
-]
-BUSY_HANDS = [replace(FULL, at=NOON + second, idle_seconds=second % 700) for second in range(0, 4 * 3600, 5)]
-TRACES = {
-    "a loose plug": (LOOSE_PLUG, LAPTOP),
-    "a charger at the threshold": (WEAK_CHARGER, LAPTOP),
-    "a warm hand": (WARM_PALM, PHONE),
-    "between networks": (WANDERING, PHONE),
-    "somebody types now and then": (BUSY_HANDS, replace(LAPTOP, idle_minutes=10)),
-}
 
 
 @pytest.mark.parametrize("name", TRACES)

@@ -1,6 +1,5 @@
 """The authorities: what they issue verifies strictly, and what they must not sign they refuse."""
 
-import asyncio
 import ssl
 from datetime import UTC, datetime, timedelta
 
@@ -168,16 +167,3 @@ def test_a_bad_request_is_refused_with_the_reason(
     with pytest.raises(BadRequest, match=reason) as refused:
         authority.issue(request_der, URI)
     assert refused.value.advice
-
-
-async def test_the_helper_process_makes_a_key_and_reads_fingerprints(authority: CertificateAuthority) -> None:
-    from clusterai.keytool import fingerprints_in_helper, request_in_helper
-
-    request, fingerprints = await asyncio.gather(
-        request_in_helper(), fingerprints_in_helper([authority.cert_der, b"no certificate"])
-    )
-    issued = authority.issue(request.csr_der, URI)
-    assert b"PRIVATE KEY" in request.key_pem
-    assert "PRIVATE" not in repr(request)
-    assert issued.chain_der[1] == authority.cert_der
-    assert fingerprints == (authority.spki_sha256, b"")
