@@ -19,8 +19,9 @@ from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.server import Server
+from clusterai_agent.server_clock import ServerClock
 from clusterai_agent.session import Dismissed, Ending, EndReason, Listener, LogReader, Reports, Session, open_seconds
-from clusterai_agent.validity import check_validity
+from clusterai_agent.validity import CertificateExpired, CertificateNotYetValid, check_validity
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Connection:
         self._browsed_at = -BROWSE_PAUSE
         self._proven = ""  # the address of the last session
         self._attempt = 0  # since the last session
+        self._clock, self._told = ServerClock(), False  # whether this round has a reason besides that nobody answers
 
     @property
     def credentials(self) -> Credentials:
@@ -89,7 +91,7 @@ class Connection:
     async def run(self) -> Ending:
         """Hold a session, again and again; return when the node is revoked or replaced by a newer session."""
         while True:
-            ending = None
+            ending, self._told = None, False
             async for address in self._candidates():
                 ending = await self._one_session(address)
                 if ending is not None:
@@ -136,17 +138,13 @@ class Connection:
     async def _one_session(self, address: str) -> Ending | None:
         """Return how a session at the address ended; None when none began."""
         try:
-            check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
-            if address != self._proven:
-                await _knock(address)
-            self._proven = ""
-            session = await self._opened(address, self._credentials, self._ca_pem)
+            session = await self._begun(address)
         except Dismissed as dismissed:
             return self._ended(dismissed.ending)
         except ClusterAIError as error:
             if error.code == "revoked":
                 return self._ended(Ending(EndReason.REVOKED, str(error)))
-            self._observer.disconnected(str(error), error.advice)
+            self._failed(error)
             return None
         self._connected(session, address)
         try:
@@ -154,6 +152,27 @@ class Connection:
         finally:
             self._session = None
             self._server.lost()
+
+    async def _begun(self, address: str) -> Session:
+        """Return a session at the address; a clock that is wrong is named as what it is."""
+        try:
+            check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
+        except (CertificateExpired, CertificateNotYetValid) as error:
+            raise await self._clock.difference(address) or error from error
+        if address != self._proven:
+            await _knock(address)
+        self._proven = ""
+        try:
+            return await self._opened(address, self._credentials, self._ca_pem)
+        except Unreachable as error:
+            raise await self._clock.difference(address) or error from error
+
+    def _failed(self, error: ClusterAIError) -> None:
+        """Show why there is no session. That another address leads nowhere says less than what was said at one."""
+        telling = not isinstance(error, Unreachable)
+        if telling or not self._told:
+            self._observer.disconnected(str(error), error.advice)
+        self._told = self._told or telling
 
     def _connected(self, session: Session, address: str) -> None:
         self._session, self._proven = session, address
