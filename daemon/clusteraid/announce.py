@@ -72,15 +72,21 @@ class Announcer:
     async def announced(self, announcement: Announcement) -> AsyncIterator[None]:
         """Announce until the end of the block; withdraw then."""
         try:
-            async with asyncio.timeout(_SECONDS):
-                await self._announce(announcement.services())
-        except (OSError, ZeroconfError, TimeoutError) as error:
-            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
-            log.warning("not announced by multicast DNS: %s", error)
-        try:
+            await self.announce(announcement)
             yield
         finally:
             await self._withdraw()
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Announce this in place of what was."""
+        await self._withdraw()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._announce(announcement.services())
+            self._problems.set("multicast", "")
+        except (OSError, ZeroconfError, TimeoutError) as error:
+            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
+            log.warning("not announced by multicast DNS: %s", error)
 
     async def check(self) -> bool:
         """Whether the announcement can be found on the network by this machine itself."""
@@ -101,7 +107,7 @@ class Announcer:
             with contextlib.suppress(OSError, ZeroconfError, TimeoutError):
                 async with asyncio.timeout(2):
                     await self._zeroconf.async_close()
-
+            self._zeroconf = None
 
 
 def _packed(host: str) -> bytes | None:

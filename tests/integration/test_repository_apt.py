@@ -407,7 +407,7 @@ def test_packages_travel_as_they_are(site: Site) -> None:
 async def repository_check(site: Site) -> CheckResult:
     """Return what the daemon's check finds, made from the server's own configuration."""
     config = load_config(site.server.config)
-    return await Published(config, ("localhost",), lambda: True).checks()["repository"]()
+    return await Published(config, lambda: ("localhost",), lambda: True).checks()["repository"]()
 
 
 async def test_the_doctor_tells_each_way_in_which_a_repository_is_not_well(site: Site) -> None:
