@@ -37,7 +37,7 @@ _FINAL = (EndReason.REVOKED, EndReason.REPLACED)
 
 
 def reconnect_delay(attempt: int, chance: float, longest: float = LONGEST_DELAY) -> float:
-    """Return how many seconds to wait before the attempt (1, 2, …): full jitter, so that nodes do not come back in step.
+    """Return the seconds to wait before the attempt (1, 2, …): full jitter, so that nodes do not come back in step.
 
     Formula: chance * min(longest, first * 2^attempt), of "Exponential Backoff And Jitter" (AWS, 2015).
     """

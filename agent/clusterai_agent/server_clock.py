@@ -13,7 +13,7 @@ _PAUSE_SECONDS, _ANSWER_SECONDS = 30.0, 4.0
 
 
 class ServerClock:
-    """What time a server can have, by the certificates that it shows. Whoever shows them is not checked: it is a hint."""
+    """What time a server can have, by the certificates that it shows. Who shows them is not checked: it is a hint."""
 
     def __init__(self) -> None:
         self._asked_at = -_PAUSE_SECONDS

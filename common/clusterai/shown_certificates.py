@@ -18,7 +18,8 @@ _CONNECT_SECONDS = 10
 class ClockDiffers(ClusterAIError):
     code, status = "clock-differs", Status.FAILED
     message = (
-        "this machine's clock says {here}; by its certificates the clock of {address} says a time from {first} to {last}"
+        "this machine's clock says {here}; by its certificates the clock of {address} says a time "
+        "from {first} to {last}"
     )
     hint = "one of the two is wrong. If it is this one: {fix}. A running agent then goes on by itself; else try again"
 

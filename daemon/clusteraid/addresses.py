@@ -50,7 +50,7 @@ class Reach:
         self.cluster_port = self.enrollment_port = 0
 
     def look(self) -> bool:
-        """Take over what has changed, and return whether anything has. A machine without any network keeps what it had."""
+        """Take over what has changed, and return whether anything has. A machine without network keeps what it had."""
         found = tuple(self._find())
         if found in (self.hosts, NOWHERE):
             return False

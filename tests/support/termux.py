@@ -8,7 +8,8 @@ dpkg and runit on Debian's Python 3.14 in Termux's place. Needs root.
         phone.battery(percentage=41, plugged="UNPLUGGED")
         phone.reboot()                                   # all processes are gone, the files stay
 
-It has this machine's network, or one of its own (support/air.py), without netlink. Not simulated: bionic, SELinux, Doze, Wi-Fi.
+It has this machine's network, or one of its own (support/air.py), without netlink. Not simulated: bionic, SELinux,
+Doze, Wi-Fi.
 """
 
 import json

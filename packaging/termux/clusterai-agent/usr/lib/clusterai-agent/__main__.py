@@ -9,13 +9,11 @@ _OF_TERMUX = {"cryptography": "python-cryptography", "grpc": "python-grpcio", "p
 missing = [package for module, package in _OF_TERMUX.items() if getattr(find_spec(module), "origin", None) is None]
 if missing:
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    print(
+    sys.exit(
         f"clusterai-agent: Python here is {minor}, and Termux's {', '.join(missing)} is not installed for it\n"
-        f"  run `pkg upgrade`, then `pkg reinstall {' '.join(missing)}`; right after a new Python, Termux needs some days to "
-        "build them: the service goes on by itself when they are there",
-        file=sys.stderr,
+        f"  run `pkg upgrade`, then `pkg reinstall {' '.join(missing)}`; right after a new Python, Termux needs some "
+        "days to build them: the service goes on by itself when they are there"
     )
-    sys.exit(1)
 
 from clusterai_agent.__main__ import main  # noqa: E402  it needs them
 
