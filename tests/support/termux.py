@@ -129,7 +129,7 @@ class Phone:
     def upgrade_python(self, release: str) -> "subprocess.CompletedProcess[str]":
         """Install another Python with the real dpkg, under what runs: the programs and modules of another release."""
         self.release = release
-        self._mount("--options", "bind,ro", str(phone_image(release) / "usr"), "usr")
+        self._as_machine('mount -o bind,ro "$1" "$0/usr"', phone_image(release) / "usr")
         with tempfile.TemporaryDirectory() as directory:
             tree, deb = Path(directory, "tree"), Path(directory, "python.deb")
             program = tree / f"{PREFIX}/bin/python3".lstrip("/")
@@ -140,14 +140,18 @@ class Phone:
             subprocess.run(["dpkg-deb", "-Zxz", "-b", tree, deb], check=True, stdout=subprocess.DEVNULL, timeout=60)
             return self.install(deb)
 
+    def fill(self, *paths: str) -> None:
+        """Let no more be written below these directories, as when storage is full; what is there stays."""
+        for path in paths:
+            self._as_machine(_FILL, self.at(path).relative_to(self.directory))
+
     def hide(self, path: str) -> None:
-        """Let a directory of the system be empty until the next boot."""
-        self._mount("--types", "tmpfs", "nothing", path.lstrip("/"))
+        """Let a directory of the system be empty until `show`, or the next boot."""
+        self._as_machine('mount -t tmpfs nothing "$0/$1"', path.lstrip("/"))
 
     def show(self, path: str) -> None:
         """End what `hide` did."""
-        inside = ["nsenter", "--target", self._first(), "--mount", "--"]
-        subprocess.run([*inside, "umount", self.directory / "root" / path.lstrip("/")], check=True, timeout=60)
+        self._as_machine('umount "$0/$1"', path.lstrip("/"))
 
     def boot_scripts(self) -> None:
         """Do what the Termux:Boot app does after a boot."""
@@ -242,11 +246,10 @@ class Phone:
         for name in ("termux-battery-status", "termux-wifi-connectioninfo"):
             self.at(f"bin/{name}").unlink()
 
-    def _mount(self, *words: str) -> None:
-        """Mount something in the phone's file system; the last word is where, without a slash in front."""
-        *options, place = words
-        inside = ["nsenter", "--target", self._first(), "--mount", "--"]
-        subprocess.run([*inside, "mount", *options, self.directory / "root" / place], check=True, timeout=60)
+    def _as_machine(self, script: str, *words: object) -> None:
+        """Run a script as root among this machine's files, with the phone's mounts below $0."""
+        inside = ["nsenter", "--target", self._first(), "--mount", "--", "sh", "-euc", script]
+        subprocess.run([*inside, str(self.directory / "root"), *map(str, words)], check=True, timeout=60)
 
     def _first(self) -> str:
         """The process id of the phone's first process: unshare's child; its own number in the namespace is 1."""
@@ -287,6 +290,14 @@ class Phone:
         os.chown(self.at(path), USER, GROUP)
 
 
+_FILL = """
+place=$0/mnt/full-$$
+mkdir "$place"
+mount -t tmpfs -o size=1m full "$place"
+cp -a "$0/$1/." "$place"
+cat /dev/zero 2>/dev/null >"$place/.full" || true
+mount --bind "$place" "$0/$1"
+"""
 _APP = (HERE / "app.py").read_text()
 DPKG_OPTIONS = (
     "--force-not-root", "--force-script-chrootless", "--force-bad-path", f"--log={PREFIX}/var/log/dpkg.log"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -228,6 +230,69 @@ class TestItsPython:
         await until(lambda: status(phone).get("state") == "connected")
 
 
+class TestAtHome:
+    """A phone that has joined a played daemon, which wants a worker of it."""
+
+    @pytest.fixture
+    def phone(self, phone: Phone, debs: dict[str, Path]) -> Phone:
+        return installed(phone, debs)
+
+    @pytest.fixture
+    async def daemon(self, phone: Phone) -> AsyncIterator[NodeDaemon]:
+        async with played_pool(phone, MINORS["forky"]) as daemon:
+            yield daemon
+
+    async def test_with_full_storage_it_keeps_its_session_rests_and_comes_back(
+        self, phone: Phone, daemon: NodeDaemon
+    ) -> None:
+        await enable(phone)
+        await until(lambda: workers(phone))
+        [agent] = agents(phone)
+        phone.fill("var/lib/clusterai-agent", "var/lib/clusterai-compute", "var/run/clusterai")
+        assert "No space" in phone.run("cp", "/bin/true", f"{PREFIX}/var/lib/clusterai-agent/x").stderr
+        phone.battery(plugged="UNPLUGGED", status="DISCHARGING")
+        await until(lambda: daemon.last.statuses[-1].policy.state == types.POLICY_STATE_RESTING)
+        daemon.server_addresses = ["192.0.2.10:7443"]  # to be remembered
+        await daemon.stop()
+        await daemon.start()
+        sessions = len(daemon.streams)
+        await until(lambda: len(daemon.streams) > sessions)
+        assert agents(phone) == [agent]
+        phone.shell("sv restart clusterai-agent")
+        await until(lambda: agents(phone) not in ([], [agent]))
+        await until(lambda: len(daemon.streams) > sessions + 1 and not daemon.last.closed)
+        assert daemon.last.hello.status.policy.state == types.POLICY_STATE_RESTING
+        assert "Traceback" not in phone.at("var/log/sv/clusterai-agent/current").read_text()
+
+    async def test_killed_again_and_again_while_it_starts_it_ends_up_with_one_worker(
+        self, phone: Phone, daemon: NodeDaemon
+    ) -> None:
+        phone.at("var/service/clusterai-agent/finish").write_text("#!/bin/sh\n")  # or each start waits ten seconds
+        await enable(phone)
+        for moment in (0.1, 0.3, 0.6, 1.0, 1.5, 2.2, 3.0):
+            await until(lambda: agents(phone))
+            await asyncio.sleep(moment)
+            for number, words in phone.processes().items():
+                if "python" in words[0] and "runsv" not in words[0]:
+                    os.kill(number, signal.SIGKILL)
+        await until(lambda: agents(phone) and workers(phone))
+        await until(lambda: daemon.last.statuses[-1].environment.state == types.ENVIRONMENT_STATE_READY)
+        await asyncio.sleep(3)
+        assert (len(agents(phone)), len(workers(phone))) == (1, 1)
+
+    async def test_nonsense_of_the_battery_makes_it_rest_and_is_reported(
+        self, phone: Phone, daemon: NodeDaemon
+    ) -> None:
+        phone.battery('{"percentage": 850, "plugged": "PLUGGED_AC"}')
+        await enable(phone)
+        await until(lambda: status(phone).get("policy", {}).get("reason_code") == "battery-unknown")
+        await until(lambda: any("percentage is 850" in report.reason for report in sample(daemon).collectors))
+        phone.battery("Error: permission denied")
+        phone.shell("sv restart clusterai-agent")
+        await until(lambda: "not JSON" in status(phone).get("absent", {}).get("battery", ""))
+        assert workers(phone) == []
+
+
 class TestWithoutSemaphores:
     """Phones whose kernel denies sem_open: what Python's multiprocessing locks with."""
 
@@ -296,6 +361,16 @@ def wanted(daemon: NodeDaemon, *, generation: int) -> NodeSpec:
     pool = PoolSpec(pool_name="mobile", scheduler_address="tls://127.0.0.1:9", environment=environment)
     worker = WorkerSpec(worker_name="pixel-0", thread_count=1)
     return NodeSpec(generation=generation, pool=pool, workers=[worker], build_environment=True)
+
+
+def sample(daemon: NodeDaemon) -> types.Sample:
+    """Return the newest sample that the phone sent."""
+    return daemon.last.heartbeats[-1].sample if daemon.streams and daemon.last.heartbeats else types.Sample()
+
+
+def agents(phone: Phone) -> list[int]:
+    """Return the agent's processes, the helpers that it starts for a moment apart."""
+    return [number for number, words in phone.processes().items() if words[-1:] == ["run"] and "python3" in words[0]]
 
 
 def workers(phone: Phone) -> list[int]:
