@@ -15,7 +15,7 @@ from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Unreachable
 from clusterai.rpc import secure_channel, split_address
 from clusterai.termux import is_android
-from clusterai_agent.addresses import SERVER_PORT, Address, parse_all, way_out
+from clusterai_agent.addresses import SERVER_PORT, Address, network_changes, parse_all, way_out
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.server import Server
@@ -29,7 +29,6 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its
 BROWSE_PAUSE = 30.0
 # Each knock costs a phone 200 bytes and each browse a second of its processor; most of the time it is just not at home.
 _PHONE_LONGEST_DELAY, _PHONE_BROWSE_PAUSE = 60.0, 480.0
-_LOOK_SECONDS = 4.0
 _GLANCE_SECONDS, _ECHO_SECONDS = 0.1, 30.0
 _KNOCK_SECONDS = 4.0  # for a name's lookup too
 _KEEPALIVE_SECONDS, _PHONE_KEEPALIVE_SECONDS = 20.0, 60.0  # each question and answer costs a phone 340 bytes
@@ -134,13 +133,9 @@ class Connection:
     async def _pause(self) -> None:
         """Wait before the next round. Another network ends the waiting: what led nowhere may lead somewhere there."""
         longest = _PHONE_LONGEST_DELAY if is_android() else LONGEST_DELAY
-        until = time.monotonic() + reconnect_delay(self._attempt, random.random(), longest)  # noqa: S311  jitter
-        here = way_out()
-        while (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, _LOOK_SECONDS))
-            if way_out() not in (here, ""):
-                self._attempt, self._browse_pause = 0, 0.0
-                return
+        delay = reconnect_delay(self._attempt, random.random(), longest)  # noqa: S311  jitter
+        if await network_changes(delay):
+            self._attempt, self._browse_pause = 0, 0.0
 
     async def _found(self) -> list[Address]:
         browse, idle = self._whereabouts.browse, is_android() and not way_out()
