@@ -1,14 +1,12 @@
 """What goes wrong around a phone that has joined: its clock, its network, its Python, what Android denies."""
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,34 +19,9 @@ from support.clocks import set_clock, with_own_clock
 from support.ctl import Ctl
 from support.killable import KillableDaemon, killable_daemon
 from support.node_daemon import NodeDaemon
+from support.phone_agent import LOG, UP_SECONDS, agents, enable, install, join, status, until, workers
 from support.phone_image import MINORS
 from support.termux import PREFIX, Phone
-
-UP_SECONDS = 90.0
-
-
-async def until(good: Callable[[], Any], seconds: float = UP_SECONDS) -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(seconds):
-        while not good():
-            await asyncio.sleep(0.1)
-
-
-async def enable(phone: Phone) -> None:
-    """Switch the service on; in the first session of Termux its supervisor needs a moment."""
-    await until(lambda: phone.shell("sv-enable clusterai-agent").returncode == 0)
-
-
-def status(phone: Phone) -> dict[str, Any]:
-    """Return what `clusterai-agent status --json` says; nothing where the agent does not run."""
-    done = phone.run("clusterai-agent", "status", "--json")
-    return json.loads(done.stdout) if done.returncode == 0 else {}
-
-
-def installed(phone: Phone, debs: dict[str, Path]) -> Phone:
-    done = phone.install(*debs.values())
-    assert done.returncode == 0, done.stderr
-    return phone
 
 
 @pytest.fixture
@@ -64,7 +37,7 @@ class TestItsClock:
         """A phone with our packages, and a clock of its own that is right."""
         with Phone.on(tmp_path, **with_own_clock()) as phone:
             set_clock(phone, "+0")
-            yield installed(phone, debs)
+            yield install(phone, debs)
 
     async def test_years_off_it_does_not_join_and_says_which_clocks_differ(
         self, phone: Phone, daemon: KillableDaemon
@@ -79,23 +52,20 @@ class TestItsClock:
             assert "Android's settings" in done.stderr
             assert "Traceback" not in done.stderr
         set_clock(phone, "+0")
-        done = await asyncio.to_thread(phone.run, *words, given=f"{token}\n")
-        assert done.returncode == 0, "no attempt used the token up: " + done.stderr
+        await join(phone, token, "--server", address)  # no attempt used the token up
 
     @pytest.mark.parametrize("shift", ["-1500d", "+1500d"])
     async def test_years_off_a_running_agent_says_so_and_comes_back_by_itself_when_it_is_right(
         self, phone: Phone, daemon: KillableDaemon, shift: str
     ) -> None:
-        token, address = str(await daemon.token()), await daemon.enrollment_address()
-        words = ("clusterai-agent", "join", "--server", address, "--token-file", "-")
-        assert (await asyncio.to_thread(phone.run, *words, given=f"{token}\n")).returncode == 0
+        await join(phone, str(await daemon.token()), "--server", await daemon.enrollment_address())
         set_clock(phone, shift)
         await enable(phone)
         await until(lambda: "this machine's clock says" in status(phone).get("reason", ""))
         shown = status(phone)
         assert "by its certificates the clock of 127.0.0.1:" in shown["reason"]
         assert "Set time automatically" in shown["hint"]
-        log = phone.at("var/log/sv/clusterai-agent/current").read_text()
+        log = phone.at(LOG).read_text()
         assert "this machine's clock says" in log
         assert "Traceback" not in log
         agent = shown["process_id"]
@@ -116,7 +86,7 @@ class TestItsNetwork:
     def phone(self, air: Air, tmp_path: Path, debs: dict[str, Path]) -> Iterator[Phone]:
         with Phone.on(tmp_path, network=air.phone, **with_own_clock()) as phone:
             set_clock(phone, "+0")
-            yield installed(phone, debs)
+            yield install(phone, debs)
 
     @pytest.fixture
     async def server(self, air: Air) -> AsyncIterator[KillableDaemon]:
@@ -130,19 +100,17 @@ class TestItsNetwork:
             finally:
                 await daemon.stop()
 
-    async def join(self, phone: Phone, server: KillableDaemon) -> None:
+    async def connected(self, phone: Phone, server: KillableDaemon) -> None:
         """Join, found by multicast alone, and run until connected."""
-        words = ("clusterai-agent", "join", "--token-file", "-")
-        done = await asyncio.to_thread(phone.run, *words, given=f"{await server.token()}\n")
-        assert done.returncode == 0, done.stderr
+        await join(phone, str(await server.token()))
         await enable(phone)
         await until(lambda: status(phone).get("state") == "connected")
 
     async def test_the_server_is_found_again_where_it_was_remembered_and_where_it_is_only_announced(
         self, air: Air, phone: Phone, server: KillableDaemon
     ) -> None:
-        await self.join(phone, server)
-        log = phone.at("var/log/sv/clusterai-agent/current")
+        await self.connected(phone, server)
+        log = phone.at(LOG)
         first = status(phone)["server"].partition(":")[0]
         [other] = {SERVER, SECOND} - {first}
         air.take(first)
@@ -160,7 +128,7 @@ class TestItsNetwork:
     ) -> None:
         """The hour is played: the phone's wall clock jumps, as it does for whoever slept."""
         ctl = Ctl(tmp_path, server.socket)
-        await self.join(phone, server)
+        await self.connected(phone, server)
         agent = status(phone)["process_id"]
         air.airplane_mode(on=True)
         await until(lambda: status(phone).get("state") == "unreachable")
@@ -174,7 +142,7 @@ class TestItsNetwork:
         await until(lambda: status(phone).get("state") == "connected", 30)
         assert status(phone)["process_id"] == agent
         assert (await ctl("node", "list", "--json")).data["nodes"][0]["state"] != "offline"
-        log = phone.at("var/log/sv/clusterai-agent/current").read_text()
+        log = phone.at(LOG).read_text()
         assert "Traceback" not in log
 
 
@@ -184,7 +152,7 @@ class TestItsPython:
     @pytest.fixture
     def phone(self, tmp_path: Path, debs: dict[str, Path]) -> Iterator[Phone]:
         with Phone.on(tmp_path, release="trixie") as phone:
-            yield installed(phone, debs)
+            yield install(phone, debs)
 
     @pytest.fixture
     async def daemon(self, phone: Phone) -> AsyncIterator[NodeDaemon]:
@@ -210,7 +178,7 @@ class TestItsPython:
         daemon.python_minor = "3.14"
         daemon.last.send(spec=wanted(daemon, generation=2))
         await until(lambda: workers(phone))
-        assert "Traceback" not in phone.at("var/log/sv/clusterai-agent/current").read_text()
+        assert "Traceback" not in phone.at(LOG).read_text()
 
     async def test_where_termux_has_not_built_its_modules_yet_the_service_says_so_and_waits(
         self, phone: Phone, daemon: NodeDaemon
@@ -222,7 +190,7 @@ class TestItsPython:
         assert done.returncode == 0, done.stderr
         phone.shell("sv restart clusterai-agent")
         said = "Python here is 3.14, and Termux's python-grpcio is not installed for it"
-        log = phone.at("var/log/sv/clusterai-agent/current")
+        log = phone.at(LOG)
         await until(lambda: said in log.read_text())
         assert "pkg upgrade" in log.read_text()
         assert "Traceback" not in log.read_text()
@@ -235,7 +203,7 @@ class TestAtHome:
 
     @pytest.fixture
     def phone(self, phone: Phone, debs: dict[str, Path]) -> Phone:
-        return installed(phone, debs)
+        return install(phone, debs)
 
     @pytest.fixture
     async def daemon(self, phone: Phone) -> AsyncIterator[NodeDaemon]:
@@ -262,7 +230,7 @@ class TestAtHome:
         await until(lambda: agents(phone) not in ([], [agent]))
         await until(lambda: len(daemon.streams) > sessions + 1 and not daemon.last.closed)
         assert daemon.last.hello.status.policy.state == types.POLICY_STATE_RESTING
-        assert "Traceback" not in phone.at("var/log/sv/clusterai-agent/current").read_text()
+        assert "Traceback" not in phone.at(LOG).read_text()
 
     async def test_killed_again_and_again_while_it_starts_it_ends_up_with_one_worker(
         self, phone: Phone, daemon: NodeDaemon
@@ -299,7 +267,7 @@ class TestWithoutSemaphores:
     @pytest.fixture
     def phone(self, tmp_path: Path, debs: dict[str, Path]) -> Iterator[Phone]:
         with Phone.on(tmp_path, semaphores=False) as phone:
-            yield installed(phone, debs)
+            yield install(phone, debs)
 
     @pytest.fixture
     async def daemon(self, phone: Phone) -> AsyncIterator[NodeDaemon]:
@@ -366,12 +334,3 @@ def wanted(daemon: NodeDaemon, *, generation: int) -> NodeSpec:
 def sample(daemon: NodeDaemon) -> types.Sample:
     """Return the newest sample that the phone sent."""
     return daemon.last.heartbeats[-1].sample if daemon.streams and daemon.last.heartbeats else types.Sample()
-
-
-def agents(phone: Phone) -> list[int]:
-    """Return the agent's processes, the helpers that it starts for a moment apart."""
-    return [number for number, words in phone.processes().items() if words[-1:] == ["run"] and "python3" in words[0]]
-
-
-def workers(phone: Phone) -> list[int]:
-    return [number for number, words in phone.processes().items() if "distributed.cli.dask_worker" in words]
