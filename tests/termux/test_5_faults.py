@@ -93,7 +93,8 @@ class TestItsNetwork:
         """A server with two addresses."""
         air.give(SECOND)
         with tempfile.TemporaryDirectory() as directory:
-            daemon = KillableDaemon(Path(directory), wrapper=air.inside_server(), listen="0.0.0.0", announce=True)
+            place = {"wrapper": air.inside_server(), "listen": "0.0.0.0", "announce": True}
+            daemon = KillableDaemon(Path(directory), settings="[session]\nphone_heartbeat_seconds = 2\n", **place)
             await daemon.start()
             try:
                 yield daemon
