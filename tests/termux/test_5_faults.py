@@ -93,8 +93,10 @@ class TestItsNetwork:
         """A server with two addresses."""
         air.give(SECOND)
         with tempfile.TemporaryDirectory() as directory:
-            place = {"wrapper": air.inside_server(), "listen": "0.0.0.0", "announce": True}
-            daemon = KillableDaemon(Path(directory), settings="[session]\nphone_heartbeat_seconds = 2\n", **place)
+            daemon = KillableDaemon(
+                Path(directory), settings="[session]\nphone_heartbeat_seconds = 2\n",
+                wrapper=air.inside_server(), listen="0.0.0.0", announce=True,
+            )  # fmt: skip
             await daemon.start()
             try:
                 yield daemon
