@@ -1,4 +1,4 @@
-"""For every test: its layer, nothing left behind, and a summary by layer at the end."""
+"""For every test: its layer, nothing left behind, a systemd to ask for, and a summary by layer at the end."""
 
 import asyncio
 import inspect
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
 LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "termux", "system")
@@ -86,6 +87,20 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if left := left_behind(before):
         end_children(before)
         pytest.fail("left behind:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)
+
+
+@pytest.fixture
+def bus() -> Iterator[BusDaemon]:
+    """A D-Bus of the test's own."""
+    with private_bus() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
+    """A systemd on that bus, which has no units yet."""
+    async with fake_systemd(bus.address) as manager:
+        yield manager
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,9 +1,11 @@
 """Server addresses as people and networks give them: checked once, where they come in."""
 
+import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 SERVER_PORT = 7443
@@ -79,6 +81,16 @@ def way_out() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return ""
+
+
+async def network_changes(within: float, look_seconds: float = 4.0, address: Callable[[], str] = way_out) -> bool:
+    """Wait for so many seconds at most; return whether this machine is in another network than at the beginning."""
+    until, here = time.monotonic() + within, address()
+    while (left := until - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, look_seconds))
+        if address() not in (here, ""):
+            return True
+    return False
 
 
 def _is_ip(text: str) -> bool:

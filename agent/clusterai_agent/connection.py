@@ -15,29 +15,32 @@ from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Unreachable
 from clusterai.rpc import secure_channel, split_address
 from clusterai.termux import is_android
-from clusterai_agent.addresses import SERVER_PORT, Address, parse_all
+from clusterai_agent.addresses import SERVER_PORT, Address, network_changes, parse_all, way_out
 from clusterai_agent.discovery import FoundServer, of_cluster
 from clusterai_agent.home import Home, Membership
 from clusterai_agent.server import Server
+from clusterai_agent.server_clock import ServerClock
 from clusterai_agent.session import Dismissed, Ending, EndReason, Listener, LogReader, Reports, Session, open_seconds
-from clusterai_agent.validity import check_validity
+from clusterai_agent.validity import CertificateExpired, CertificateNotYetValid, check_validity
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 4.0  # seconds; a restarted daemon has all its nodes back within five
 BROWSE_PAUSE = 30.0
+# Each knock costs a phone 200 bytes and each browse a second of its processor; most of the time it is just not at home.
+_PHONE_LONGEST_DELAY, _PHONE_BROWSE_PAUSE = 60.0, 480.0
 _GLANCE_SECONDS, _ECHO_SECONDS = 0.1, 30.0
 _KNOCK_SECONDS = 4.0  # for a name's lookup too
 _KEEPALIVE_SECONDS, _PHONE_KEEPALIVE_SECONDS = 20.0, 60.0  # each question and answer costs a phone 340 bytes
 _FINAL = (EndReason.REVOKED, EndReason.REPLACED)
 
 
-def reconnect_delay(attempt: int, chance: float) -> float:
-    """Return how long to wait before the attempt (1, 2, …): full jitter, so that nodes do not come back in step.
+def reconnect_delay(attempt: int, chance: float, longest: float = LONGEST_DELAY) -> float:
+    """Return the seconds to wait before the attempt (1, 2, …): full jitter, so that nodes do not come back in step.
 
     Formula: chance * min(longest, first * 2^attempt), of "Exponential Backoff And Jitter" (AWS, 2015).
     """
-    return chance * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 10))
+    return chance * min(longest, FIRST_DELAY * 2.0 ** min(attempt, 10))
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class Connection:
         self._session: Session | None = None
         self._successor: asyncio.Queue[Session] = asyncio.Queue(1)
         self._handing_over, self._own_until = False, 0.0  # until when who replaces a session may be ourselves
-        self._browsed_at = -BROWSE_PAUSE
+        self._browsed_at = self._browse_pause = 0.0
         self._proven = ""  # the address of the last session
         self._attempt = 0  # since the last session
+        self._clock, self._told = ServerClock(), False  # whether this round has a reason besides that nobody answers
 
     @property
     def credentials(self) -> Credentials:
@@ -89,7 +93,7 @@ class Connection:
     async def run(self) -> Ending:
         """Hold a session, again and again; return when the node is revoked or replaced by a newer session."""
         while True:
-            ending = None
+            ending, self._told = None, False
             async for address in self._candidates():
                 ending = await self._one_session(address)
                 if ending is not None:
@@ -97,7 +101,7 @@ class Connection:
             if ending is not None and ending.reason in _FINAL:
                 return ending
             self._attempt = 1 if ending is not None else self._attempt + 1
-            await asyncio.sleep(reconnect_delay(self._attempt, random.random()))  # noqa: S311  jitter
+            await self._pause()
 
     async def hand_over(self, credentials: Credentials, ca_pem: bytes) -> None:
         """Move the session to new credentials: a new channel first, then the old one closes.
@@ -126,27 +130,32 @@ class Connection:
                 log.info("found the server by multicast at %s", address)
                 yield str(address)
 
+    async def _pause(self) -> None:
+        """Wait before the next round. Another network ends the waiting: what led nowhere may lead somewhere there."""
+        longest = _PHONE_LONGEST_DELAY if is_android() else LONGEST_DELAY
+        delay = reconnect_delay(self._attempt, random.random(), longest)  # noqa: S311  jitter
+        if await network_changes(delay):
+            self._attempt, self._browse_pause = 0, 0.0
+
     async def _found(self) -> list[Address]:
-        browse = self._whereabouts.browse
-        if browse is None or time.monotonic() - self._browsed_at < BROWSE_PAUSE:
+        browse, idle = self._whereabouts.browse, is_android() and not way_out()
+        if browse is None or idle or time.monotonic() - self._browsed_at < self._browse_pause:
             return []
         self._browsed_at = time.monotonic()
+        longest = _PHONE_BROWSE_PAUSE if is_android() else BROWSE_PAUSE
+        self._browse_pause = min(max(2 * self._browse_pause, BROWSE_PAUSE), longest)
         return of_cluster(await browse(), self._membership.cluster_id)
 
     async def _one_session(self, address: str) -> Ending | None:
         """Return how a session at the address ended; None when none began."""
         try:
-            check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
-            if address != self._proven:
-                await _knock(address)
-            self._proven = ""
-            session = await self._opened(address, self._credentials, self._ca_pem)
+            session = await self._begun(address)
         except Dismissed as dismissed:
             return self._ended(dismissed.ending)
         except ClusterAIError as error:
             if error.code == "revoked":
                 return self._ended(Ending(EndReason.REVOKED, str(error)))
-            self._observer.disconnected(str(error), error.advice)
+            self._failed(error)
             return None
         self._connected(session, address)
         try:
@@ -155,8 +164,29 @@ class Connection:
             self._session = None
             self._server.lost()
 
+    async def _begun(self, address: str) -> Session:
+        """Return a session at the address; a clock that is wrong is named as what it is."""
+        try:
+            check_validity(self._credentials, self._membership.node_id, datetime.now(UTC))
+        except (CertificateExpired, CertificateNotYetValid) as error:
+            raise await self._clock.difference(address) or error from error
+        if address != self._proven:
+            await _knock(address)
+        self._proven = ""
+        try:
+            return await self._opened(address, self._credentials, self._ca_pem)
+        except Unreachable as error:
+            raise await self._clock.difference(address) or error from error
+
+    def _failed(self, error: ClusterAIError) -> None:
+        """Show why there is no session. That another address leads nowhere says less than what was said at one."""
+        telling = not isinstance(error, Unreachable)
+        if telling or not self._told:
+            self._observer.disconnected(str(error), error.advice)
+        self._told = self._told or telling
+
     def _connected(self, session: Session, address: str) -> None:
-        self._session, self._proven = session, address
+        self._session, self._proven, self._browse_pause = session, address, 0.0
         self._server.reached(session.channel, address)
         self._observer.connected(address)
 

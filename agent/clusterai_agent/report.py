@@ -44,16 +44,19 @@ class Report:
         self._notifier = notifier
         self._shown: dict[str, Any] = {}
         self._facts: dict[str, Any] = {"process_id": os.getpid(), "state": "starting"}
+        self._told: set[str] = set()  # what was advised since the last session: one line for each in the log
 
     def connected(self, address: str) -> None:
         """A session stands."""
+        self._told.clear()
         if self._facts["state"] != "connected":
             log.info("connected to %s", address)
         self._set(state="connected", server=address, reason="", hint="", since=self._since("connected"))
 
     def disconnected(self, reason: str, hint: str = "") -> None:
         """There is no session, for this reason."""
-        if self._facts["state"] != "unreachable":
+        if hint not in self._told:
+            self._told.add(hint)
             log.warning("no session: %s; %s", reason, hint)
         self._set(state="unreachable", reason=reason, hint=hint, since=self._since("unreachable"))
 

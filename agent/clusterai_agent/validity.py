@@ -4,6 +4,7 @@ from datetime import datetime
 
 from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Status
+from clusterai.termux import how_to_set_the_clock
 
 
 class CertificateExpired(ClusterAIError):
@@ -21,10 +22,11 @@ class CertificateExpired(ClusterAIError):
 class CertificateNotYetValid(ClusterAIError):
     code, status = "certificate-not-yet-valid", Status.FAILED
     message = "the certificate of node {node} begins on {begins}; by this machine's clock it is now {now}"
-    hint = "set this machine's clock (`timedatectl` shows it); the agent then connects by itself"
+    hint = "this machine's clock is wrong: {fix}; the agent then connects by itself"
 
     def __init__(self, node: str, begins: datetime, now: datetime) -> None:
-        super().__init__(node=node, begins=f"{begins:%F %T} UTC", now=f"{now:%F %T} UTC")
+        fix = how_to_set_the_clock()
+        super().__init__(node=node, begins=f"{begins:%F %T} UTC", now=f"{now:%F %T} UTC", fix=fix)
 
 
 def check_validity(credentials: Credentials, node: str, now: datetime) -> None:

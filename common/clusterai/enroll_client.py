@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,18 +11,19 @@ from typing import Any
 import grpc
 
 from clusterai.approval import approval_code, commitment, new_nonce
-from clusterai.credentials import chain_pem, validity
+from clusterai.credentials import chain_pem
 from clusterai.errors import ClusterAIError, Status, TimedOut, Unreachable
 from clusterai.ids import Identity
 from clusterai.keytool import KeyRequest, fingerprints_in_helper, request_in_helper
 from clusterai.rpc import from_rpc_error, join_address, secure_channel, split_address
+from clusterai.shown_certificates import check_clock, shown_chain
 from clusterai.tokens import JoinToken
 from clusterai.v1 import enrollment_pb2 as pb
 from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from clusterai.v1.types_pb2 import NodeFacts
 
 ENROLLMENT_PORT = 7444
-_CONNECT_SECONDS, _CALL_SECONDS = 10, 30
+_CALL_SECONDS = 30
 _DECISION_SECONDS = 16 * 60  # the server forgets a request after 15 minutes and says so
 
 
@@ -32,12 +31,6 @@ class WrongAuthority(ClusterAIError):
     code, status = "wrong-authority", Status.DENIED
     message = "the server at {address} is not the cluster that this token is for; the secret was not sent"
     hint = "check the address; if it is right, create a token on that very server with `clusteractl token create`"
-
-
-class ClockDiffers(ClusterAIError):
-    code, status = "clock-differs", Status.FAILED
-    message = "this machine's clock says {here}, but the certificates of {address} are valid from {first} to {last}"
-    hint = "set the clock of the machine that is wrong (`timedatectl` shows it), then try again"
 
 
 class ApprovalEnded(ClusterAIError):
@@ -77,12 +70,15 @@ async def fetch_ca(address: str, pinned_sha256: bytes | None, clock: Callable[[]
         ClockDiffers: by this machine's clock the certificates are not valid now.
     """
     host, port = split_address(address, ENROLLMENT_PORT)
-    chain = await _offered_chain(host, port)
+    chain = await shown_chain(host, port)
     fingerprints = await fingerprints_in_helper(chain)
     wanted = fingerprints[-1] if pinned_sha256 is None else pinned_sha256
     if not wanted or wanted not in fingerprints:
         raise WrongAuthority(address=address)
-    _check_clock(address, chain, datetime.fromtimestamp(clock(), UTC))
+    try:
+        check_clock(address, chain, datetime.fromtimestamp(clock(), UTC))
+    except ValueError as error:
+        raise WrongAuthority(address=address) from error
     return FetchedCA(chain_pem([chain[fingerprints.index(wanted)]]), wanted)
 
 
@@ -209,53 +205,6 @@ def _hinted(error: ClusterAIError, address: str) -> ClusterAIError:
         "if it is the right port, its certificate is not of this cluster: somebody may be in between"
     )
     return Unreachable(join_address(host, port), "it hung up after its certificate was checked", fix)
-
-
-async def _offered_chain(host: str, port: int) -> tuple[bytes, ...]:
-    """The DER certificates that the server offers, leaf first. Nothing is verified here: the caller compares."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    target = join_address(host, port)
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="clusteraid")
-    except TimeoutError as error:
-        raise Unreachable(target, f"no answer within {_CONNECT_SECONDS} s") from error
-    except ssl.SSLError as error:
-        raise Unreachable(target, "what answers there does not speak TLS", "give the enrolment port (7444)") from error
-    except (OSError, ValueError) as error:
-        raise Unreachable(target, _cause(error)) from error
-    try:
-        return _chain_of(writer.get_extra_info("ssl_object"))
-    finally:
-        writer.transport.abort()
-
-
-def _cause(error: OSError | ValueError) -> str:
-    """What the system says; asyncio puts words of its own with the address into a failed connect."""
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _chain_of(connection: Any) -> tuple[bytes, ...]:
-    """The peer's chain: public API from Python 3.13 on, the same call on the inner object before."""
-    if hasattr(connection, "get_unverified_chain"):
-        return tuple(connection.get_unverified_chain())
-    return tuple(ssl.PEM_cert_to_DER_cert(part.public_bytes()) for part in connection._sslobj.get_unverified_chain())  # noqa: SLF001
-
-
-def _check_clock(address: str, chain: Sequence[bytes], now: datetime) -> None:
-    """Say what a failed handshake could not: that the certificates are not valid by this machine's clock."""
-    try:
-        lives = [validity(der) for der in chain]
-    except ValueError as error:
-        raise WrongAuthority(address=address) from error
-    first, last = max(life[0] for life in lives), min(life[1] for life in lives)
-    if not first <= now <= last:
-        shown = {"here": f"{now:%F %T} UTC", "first": f"{first:%F %T} UTC", "last": f"{last:%F %T} UTC"}
-        raise ClockDiffers(address=address, **shown)
 
 
 def _enrolled(response: pb.EnrollResponse, request: KeyRequest) -> Enrolled:

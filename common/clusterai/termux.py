@@ -17,6 +17,13 @@ def termux_prefix() -> Path | None:
     return Path(os.environ.get("PREFIX") or _USUAL) if is_android() else None
 
 
+def how_to_set_the_clock() -> str:
+    """Return what a person does about this machine's clock."""
+    if is_android():
+        return "in Android's settings, under System, Date & time, switch *Set time automatically* on"
+    return "set it (`timedatectl` shows it)"
+
+
 def is_of_google_play() -> bool:
     """Whether this is the Termux of Google Play, another distribution (the variables are those of termux-app)."""
     release, version = os.environ.get("TERMUX_APK_RELEASE", ""), os.environ.get("TERMUX_VERSION", "")

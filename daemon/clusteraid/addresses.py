@@ -1,7 +1,7 @@
 """The machine's own addresses, as others may reach it."""
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import ifaddr  # type: ignore[import-untyped]
 
@@ -10,6 +10,7 @@ from clusterai.rpc import join_address
 _EVERYWHERE = ("", "0.0.0.0", "::")
 _INSIDE = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "flannel", "vb-", "ve-")
 _LIMIT = 8
+NOWHERE = ("127.0.0.1",)
 
 
 def own_hosts(listen: str, advertise: Sequence[str]) -> tuple[str, ...]:
@@ -22,7 +23,7 @@ def own_hosts(listen: str, advertise: Sequence[str]) -> tuple[str, ...]:
     if listen not in _EVERYWHERE:
         return (listen,)
     found = [(adapter.name, ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips]
-    return routable((name, ip if isinstance(ip, str) else ip[0]) for name, ip in found) or ("127.0.0.1",)
+    return routable((name, ip if isinstance(ip, str) else ip[0]) for name, ip in found) or NOWHERE
 
 
 def host_from_here(listen: str) -> str:
@@ -43,9 +44,18 @@ def routable(addresses: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 class Reach:
     """Where this server is reached; `opened` sets the ports, which may have been any free ones."""
 
-    def __init__(self, hosts: Sequence[str]) -> None:
-        self.hosts = tuple(hosts)
+    def __init__(self, find: Callable[[], Sequence[str]]) -> None:
+        """`find` returns the hosts as they are now."""
+        self._find, self.hosts = find, tuple(find())
         self.cluster_port = self.enrollment_port = 0
+
+    def look(self) -> bool:
+        """Take over what has changed, and return whether anything has. A machine without network keeps what it had."""
+        found = tuple(self._find())
+        if found in (self.hosts, NOWHERE):
+            return False
+        self.hosts = found
+        return True
 
     def opened(self, cluster_port: int, enrollment_port: int) -> None:
         """Note the ports that are really open."""

@@ -72,11 +72,22 @@ class Announcer:
     async def keep(self, announcement: Announcement) -> None:
         """Announce, for ever; withdraw when cancelled. It takes a second or two: each name is asked for first."""
         try:
-            await self._begin(announcement.services())
-            self._begun.set()
+            await self.announce(announcement)
             await asyncio.Event().wait()
         finally:
             await self._withdraw()
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Announce this in place of what was."""
+        await self._withdraw()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._announce(announcement.services())
+            self._problems.set("multicast", "")
+        except (OSError, ZeroconfError, TimeoutError) as error:
+            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
+            log.warning("not announced by multicast DNS: %s", error)
+        self._begun.set()
 
     async def check(self) -> bool:
         """Whether the announcement, once it is made, can be found on the network by this machine itself."""
@@ -85,14 +96,6 @@ class Announcer:
             return False
         info = AsyncServiceInfo(SERVICE_TYPE, self._service.name)
         return bool(await info.async_request(self._zeroconf.zeroconf, 1500))
-
-    async def _begin(self, services: Sequence[ServiceInfo]) -> None:
-        try:
-            async with asyncio.timeout(_SECONDS):
-                await self._announce(services)
-        except (OSError, ZeroconfError, TimeoutError) as error:
-            self._problems.set("multicast", f"the server is not announced on the network ({error}); {_FIX}")
-            log.warning("not announced by multicast DNS: %s", error)
 
     async def _announce(self, services: Sequence[ServiceInfo]) -> None:
         self._zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
@@ -106,7 +109,7 @@ class Announcer:
             with contextlib.suppress(OSError, ZeroconfError, TimeoutError):
                 async with asyncio.timeout(2):
                     await self._zeroconf.async_close()
-
+            self._zeroconf = None
 
 
 def _packed(host: str) -> bytes | None:

@@ -83,6 +83,7 @@ from clusteraid.store_policies import PolicyStore
 from clusteraid.views import Views
 
 log = logging.getLogger(__name__)
+_ADDRESSES_SECONDS = 10.0
 
 
 class _Stopped(Exception):
@@ -137,7 +138,7 @@ class Daemon:
         self.schedulers = [Pool(pool_plan(one), one, units, self.authority.dask(one.name)) for one in config.pools]
         self.pools = Pools(*self.schedulers)
         self.units = MachineUnits(units, [PoolName(one.name) for one in config.pools])
-        self.reach = Reach(own_hosts(config.server.listen, config.server.advertise))
+        self.reach = Reach(partial(own_hosts, config.server.listen, config.server.advertise))
         self.file = file
         self.is_own = partial(is_own, machine_id=own_machine_id())
 
@@ -166,7 +167,7 @@ class Daemon:
             )
         )
         await self.gateway.load()
-        self.repository = Published(self.config, self.reach.hosts, lambda: self.gateway.installed)
+        self.repository = Published(self.config, lambda: self.reach.hosts, lambda: self.gateway.installed)
         self.entrance.enrollment.on_enrolled(self.nodes.node_enrolled)
         self.entrance.enrollment.on_enrolled(self.local_node.node_enrolled)
         self.entrance.revocations.on_revoked(self.sessions.identity_revoked)
@@ -199,6 +200,7 @@ class Daemon:
             tasks.create_task(self.local_node.keep_token(), name="local node")
             if self.config.discovery.announce:
                 tasks.create_task(self.announcer.keep(self._announcement()), name="announcement")
+            tasks.create_task(self._follow_addresses(), name="addresses")
             self.drains.resume()
             await self.local_node.offered()
             self.notifier.ready(self.report.line())
@@ -299,6 +301,16 @@ class Daemon:
 
     def _enrollment_from_here(self) -> str:
         return join_address(host_from_here(self.config.server.listen), self.reach.enrollment_port)
+
+    async def _follow_addresses(self) -> None:
+        """Tell nodes and the network of addresses that this machine gets while the daemon runs."""
+        while True:
+            await asyncio.sleep(_ADDRESSES_SECONDS)
+            if self.reach.look():
+                hosts = ", ".join(self.reach.hosts)
+                log.warning("this machine's addresses are now %s; the gateway's pages have them after a restart", hosts)
+                if self.config.discovery.announce:
+                    await self.announcer.announce(self._announcement())
 
     def _announcement(self) -> Announcement:
         reach, pages = self.reach, self.config.gateway.https_port if self.gateway.installed else 0

@@ -46,7 +46,7 @@ class OtherPurpose(ClusterAIError):
 class ClockSkewed(ClusterAIError):
     code, status = "clock-skewed", Status.FAILED
     message = "the clocks differ too much: here, on the server, it is {here}; on your machine it is {there}"
-    hint = "set the clock of the machine that is wrong (`timedatectl` shows it), then join again"
+    hint = "set the clock that is wrong (`timedatectl` shows it; a phone's is in Android's settings), then join again"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def catches_everything(node: ast.ExceptHandler) -> bool:
 
 
 def test_a_certificate_is_left_unverified_only_to_read_the_authority() -> None:
-    """`fetch_ca` reads the certificate whose fingerprint the token pins, and sends nothing before it matches."""
+    """Its fingerprint is in the token, and nothing is sent before it matches; from a clock only a sentence is made."""
     unverified = {
         name_of(path)
         for path in modules()
@@ -133,7 +133,7 @@ def test_a_certificate_is_left_unverified_only_to_read_the_authority() -> None:
             and node.value.value is False
         )
     }
-    assert unverified <= {"common/clusterai/enroll_client.py"}
+    assert unverified <= {"common/clusterai/shown_certificates.py"}
 
 
 def test_unencrypted_grpc_is_only_for_the_local_socket() -> None:

@@ -1,7 +1,7 @@
 """The contract on the systemd back-end over a private bus, and what only a bus can do to us."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -9,22 +9,15 @@ import pytest
 from clusterai.ids import UnitName
 from clusterai.units import NotPermitted, UnitFailed, Units, UnitsConfig, UnitsUnavailable, open_units
 from contract.units_contract import SECONDS, Subject, UnitsContract
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, kill, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, kill
 
 UNIT = UnitName("clusterai-worker@n-0.service")
 
 
 @pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
-    async with fake_systemd(bus.address) as manager:
-        manager.add(UNIT)
-        yield manager
+def systemd(systemd: FakeSystemd) -> FakeSystemd:
+    systemd.add(UNIT)
+    return systemd
 
 
 @pytest.fixture

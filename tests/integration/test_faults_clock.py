@@ -3,19 +3,16 @@
 import asyncio
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from clusterai_agent.home import Home
+from support.clocks import shifted
 from support.killable import KillableDaemon, killable_daemon
+from support.node_daemon import NodeDaemon, agent_toml
 from support.tree import ROOT, python_path
-
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-
-
-def shifted(shift: str) -> dict[str, str]:
-    """Return the variables that shift a program's wall clock; its timers go on as they are."""
-    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def agent_config(directory: Path) -> Path:
@@ -76,6 +73,21 @@ async def test_a_joined_machine_whose_clock_went_back_a_day_says_so_and_comes_ba
     async with killable_daemon(tmp_path) as daemon:
         assert (await join(daemon, config, {}))[0] == 0
         assert "clock" in await said_by_agent(config, shifted("-1d"), "clock")
+        assert "connected to" in await said_by_agent(config, {}, "connected to")
+
+
+@pytest.mark.parametrize("shift", ["+10d", "-10d"])
+async def test_a_certificate_of_the_server_that_the_clock_makes_useless_is_a_matter_of_clocks(
+    tmp_path: Path, shift: str
+) -> None:
+    """The node's own certificate is good by any of these clocks: only the handshake fails, and does not say why."""
+    async with NodeDaemon.serving() as daemon:
+        daemon.enrol(Home(tmp_path / "agent"), lifetime=timedelta(days=4000))
+        config = agent_toml(tmp_path, daemon.address)
+        said = await said_by_agent(config, shifted(shift), "clock")
+        assert f"by its certificates the clock of {daemon.address} says a time from" in said
+        assert "timedatectl" in said
+        assert daemon.streams == []
         assert "connected to" in await said_by_agent(config, {}, "connected to")
 
 

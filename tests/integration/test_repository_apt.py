@@ -215,6 +215,25 @@ def test_a_machine_that_had_it_keeps_it_when_the_server_is_away(site: Site) -> N
     assert "clusterai.sources" in configured(site.machine)
 
 
+def test_the_line_run_again_brings_another_address_and_another_key(site: Site) -> None:
+    """No package does: what apt trusts changes when an administrator says so."""
+    site.add("1.0")
+    assert site.run_line(site.line()).returncode == 0
+    shutil.rmtree(site.server.repository / "releases")
+    (site.server.repository / "current").unlink()
+    (site.server.state / "repository-key.asc").unlink()
+    site.add("1.1")
+    refused = site.machine.update()
+    assert refused.returncode != 0
+    assert "NO_PUBKEY" in refused.stdout
+    site.host = "127.0.0.1"
+    done = site.run_line(site.line())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.machine.version("clusterai-agent") == "1.1"
+    for name in ("sources.list.d/clusterai.sources", "apt.conf.d/80clusterai"):
+        assert "localhost" not in (site.machine.home / "etc/apt" / name).read_text()
+
+
 def test_an_upgrade_comes_with_apt(site: Site) -> None:
     site.add("1.0")
     site.use()
@@ -407,7 +426,7 @@ def test_packages_travel_as_they_are(site: Site) -> None:
 async def repository_check(site: Site) -> CheckResult:
     """Return what the daemon's check finds, made from the server's own configuration."""
     config = load_config(site.server.config)
-    return await Published(config, ("localhost",), lambda: True).checks()["repository"]()
+    return await Published(config, lambda: ("localhost",), lambda: True).checks()["repository"]()
 
 
 async def test_the_doctor_tells_each_way_in_which_a_repository_is_not_well(site: Site) -> None:

@@ -32,7 +32,7 @@ from clusteraid.webui.setup import (
     set_up,
     shipped_lock,
 )
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd
 from support.killable import KillableDaemon, killable_daemon
 from support.tree import ROOT, python_path
 from support.wheels import make_wheels
@@ -43,16 +43,9 @@ MODULES = {name: (f"{name.replace('-', '_')}/__init__.py",) for name in ("open-w
 
 
 @pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
-    async with fake_systemd(bus.address) as manager:
-        manager.add(UNIT)
-        yield manager
+def systemd(systemd: FakeSystemd) -> FakeSystemd:
+    systemd.add(UNIT)
+    return systemd
 
 
 @pytest.fixture

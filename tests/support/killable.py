@@ -31,8 +31,11 @@ class KillableDaemon:
         settings: str = "",
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
+        listen: str = "127.0.0.1",
+        announce: bool = False,
     ) -> None:
         """`wrapper` is a command that runs the daemon in its own place, by `exec`."""
+        self._listen, self._announce = listen, announce
         self.directory, self._environment, self._wrapper = directory, environment or {}, tuple(wrapper)
         self.socket, self.log = directory / "d.sock", directory / "clusteraid.log"
         self.state, self.config = directory / "state", directory / "clusteraid.toml"
@@ -45,7 +48,7 @@ class KillableDaemon:
     def _settings(self) -> str:
         return f"""
 [server]
-listen = "127.0.0.1"
+listen = "{self._listen}"
 port = 0
 enrollment_port = 0
 socket = "{self.socket}"
@@ -62,7 +65,7 @@ enroll = false
 back_end = "process"
 stop_on_exit = true
 [discovery]
-announce = false
+announce = {str(self._announce).lower()}
 """
 
     @property

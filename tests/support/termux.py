@@ -8,7 +8,8 @@ dpkg and runit on Debian's Python 3.14 in Termux's place. Needs root.
         phone.battery(percentage=41, plugged="UNPLUGGED")
         phone.reboot()                                   # all processes are gone, the files stay
 
-It has this machine's network, without netlink. Not simulated: bionic, SELinux, Doze, multicast filters, Wi-Fi.
+It has this machine's network, or one of its own (support/air.py), without netlink. Not simulated: bionic, SELinux,
+Doze, Wi-Fi.
 """
 
 import json
@@ -17,13 +18,14 @@ import pty
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.phone_image import GROUP, HERE, USER, phone_image
+from support.phone_image import GROUP, HERE, MINORS, USER, phone_image
 
 APP = "/data/data/com.termux"
 PREFIX, HOME = f"{APP}/files/usr", f"{APP}/files/home"
@@ -55,6 +57,7 @@ class Phone:
     directory: Path
     release: str = "forky"
     semaphores: bool = True
+    network: str = ""  # a network namespace (ip-netns(8)); empty: this machine's own
     storage_megabytes: int = 0  # 0: as much as this machine has
     shown: Mapping[str, Path] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
@@ -93,7 +96,9 @@ class Phone:
         root = self.directory / "root"
         root.mkdir(exist_ok=True)
         shown = [str(word) for name, path in self.shown.items() for word in (path, name)]
-        command = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation=private"]
+        network = ["nsenter", f"--net=/run/netns/{self.network}"] if self.network else []
+        spaces = ["--mount", "--pid", "--uts", "--ipc", "--propagation=private"]
+        command = [*network, "unshare", *spaces, "--fork", "--kill-child"]
         semaphores = "yes" if self.semaphores else "no"
         paths = (HERE / "holder.sh", phone_image(self.release), root, self.directory / "data")
         holder = [*map(str, paths), semaphores, str(self.storage_megabytes)]
@@ -121,6 +126,33 @@ class Phone:
         self.release = release or self.release
         self.switch_on()
 
+    def upgrade_python(self, release: str) -> "subprocess.CompletedProcess[str]":
+        """Install another Python with the real dpkg, under what runs: the programs and modules of another release."""
+        self.release = release
+        self._as_machine('mount -o bind,ro "$1" "$0/usr"', phone_image(release) / "usr")
+        with tempfile.TemporaryDirectory() as directory:
+            tree, deb = Path(directory, "tree"), Path(directory, "python.deb")
+            program = tree / f"{PREFIX}/bin/python3".lstrip("/")
+            for path in (program.parent, tree / "DEBIAN"):
+                path.mkdir(parents=True)
+            program.symlink_to("/usr/bin/python3")
+            (tree / "DEBIAN/control").write_text(_control("python", f"{MINORS[release]}.99"))
+            subprocess.run(["dpkg-deb", "-Zxz", "-b", tree, deb], check=True, stdout=subprocess.DEVNULL, timeout=60)
+            return self.install(deb)
+
+    def fill(self, *paths: str) -> None:
+        """Let no more be written below these directories, as when storage is full; what is there stays."""
+        for path in paths:
+            self._as_machine(_FILL, self.at(path).relative_to(self.directory))
+
+    def hide(self, path: str) -> None:
+        """Let a directory of the system be empty until `show`, or the next boot."""
+        self._as_machine('mount -t tmpfs nothing "$0/$1"', path.lstrip("/"))
+
+    def show(self, path: str) -> None:
+        """End what `hide` did."""
+        self._as_machine('umount "$0/$1"', path.lstrip("/"))
+
     def boot_scripts(self) -> None:
         """Do what the Termux:Boot app does after a boot."""
         for script in sorted(self.at(f"{HOME}/.termux/boot").glob("*")):
@@ -128,14 +160,11 @@ class Phone:
 
     def command(self, *words: str, as_root: bool = False, **variables: str) -> list[str]:
         """Return the command of this machine that runs a program on the phone."""
-        assert self._holder is not None, "the phone is off"
-        place = ("--mount", "--pid", "--uts", "--ipc", "--root", f"--wdns={HOME}")
-        # unshare's child is the first process; its own number in the namespace is 1
-        first = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0]
+        place = ("--net", "--mount", "--pid", "--uts", "--ipc", "--root", f"--wdns={HOME}")
         user = ["--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
         given = (f"{name}={value}" for name, value in {**self.environment, **variables}.items())
         confined = ["/usr/bin/setpriv", *([] if as_root else user), "--", "/usr/bin/env", "-i", *given]
-        return ["nsenter", "--target", first, *place, "--", *confined, "/usr/bin/python3", "-I", "-S", "-c",
+        return ["nsenter", "--target", self._first(), *place, "--", *confined, "/usr/bin/python3", "-I", "-S", "-c",
                 _APP, *words]  # fmt: skip
 
     def run(
@@ -189,9 +218,7 @@ class Phone:
 
     def processes(self) -> dict[int, list[str]]:
         """Return the command lines of what runs on the phone, by the process id that this machine knows."""
-        assert self._holder is not None, "the phone is off"
-        first = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0]
-        home, found = Path(f"/proc/{first}/ns/pid").readlink(), {}
+        home, found = Path(f"/proc/{self._first()}/ns/pid").readlink(), {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 if (process / "ns/pid").readlink() == home:
@@ -218,6 +245,16 @@ class Phone:
         """Take the package termux-api away."""
         for name in ("termux-battery-status", "termux-wifi-connectioninfo"):
             self.at(f"bin/{name}").unlink()
+
+    def _as_machine(self, script: str, *words: object) -> None:
+        """Run a script as root among this machine's files, with the phone's mounts below $0."""
+        inside = ["nsenter", "--target", self._first(), "--mount", "--", "sh", "-euc", script]
+        subprocess.run([*inside, str(self.directory / "root"), *map(str, words)], check=True, timeout=60)
+
+    def _first(self) -> str:
+        """The process id of the phone's first process: unshare's child; its own number in the namespace is 1."""
+        assert self._holder is not None, "the phone is off"
+        return Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0]
 
     def _make(self) -> None:
         """Lay out what the app and its bootstrap bring."""
@@ -253,6 +290,14 @@ class Phone:
         os.chown(self.at(path), USER, GROUP)
 
 
+_FILL = """
+place=$0/mnt/full-$$
+mkdir "$place"
+mount -t tmpfs -o size=1m full "$place"
+cp -a "$0/$1/." "$place"
+cat /dev/zero 2>/dev/null >"$place/.full" || true
+mount --bind "$place" "$0/$1"
+"""
 _APP = (HERE / "app.py").read_text()
 DPKG_OPTIONS = (
     "--force-not-root", "--force-script-chrootless", "--force-bad-path", f"--log={PREFIX}/var/log/dpkg.log"
@@ -273,7 +318,10 @@ Dpkg::Options {{ {options}}};
 
 
 def _status(name: str, version: str) -> str:
+    return _control(name, version) + "Status: install ok installed\n"
+
+
+def _control(name: str, version: str) -> str:
     return (
-        f"Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: all\n"
-        "Maintainer: Termux\nDescription: simulated\n"
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Termux\nDescription: simulated\n"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clusteraid.repository.key import SigningKey
+from support.clocks import set_clock, with_own_clock
 from support.ctl import Ctl
 from support.debs import Server, make_deb
 from support.killable import KillableDaemon, killable_daemon
@@ -159,6 +160,18 @@ def test_what_cannot_work_is_refused_with_words(
     assert done.returncode == 1
     assert words in done.stdout
     assert configured(phone) == set()
+
+
+@pytest.mark.parametrize("shift", ["-1500d", "+1500d"])
+def test_a_phone_whose_clock_is_years_off_is_told_so(shop: Shop, tmp_path: Path, shift: str) -> None:
+    with Phone.on(tmp_path, **with_own_clock()) as phone:
+        set_clock(phone, shift)
+        done = phone.ask(shop.line(), "y\n")
+        assert done.returncode == 1
+        clocks = r"this machine's clock says 20\d\d-.* UTC, the server's 20\d\d-.* UTC"
+        assert re.search(clocks, done.stdout), done.stdout
+        assert "switch *Set time automatically* on" in done.stdout
+        assert configured(phone) == set()
 
 
 def test_a_phone_without_room_is_told_how_much_it_takes(shop: Shop, tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """The agent on a phone: it joins, reports what it can, works and rests by its battery, and always comes back."""
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,52 +19,23 @@ from clusterai_agent.home import Home
 from support.ctl import Ctl
 from support.killable import KillableDaemon, killable_daemon
 from support.node_daemon import NodeDaemon
+from support.phone_agent import agents, enable, install, join, status, until, workers
 from support.termux import Phone
 
 STATE = "var/lib/clusterai-agent"
 MODULES = "lib/clusterai-compute"
-UP_SECONDS = 90.0
 HANGING = "hang"
 
 
 @pytest.fixture
 def installed(phone: Phone, debs: dict[str, Path]) -> Phone:
     """A phone with our packages, 85 % and a charger."""
-    done = phone.install(*debs.values())
-    assert done.returncode == 0, done.stderr
-    return phone
-
-
-async def until(good: Callable[[], Any], what: str = "") -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(UP_SECONDS):
-        while not good():
-            await asyncio.sleep(0.1)
-
-
-async def enable(phone: Phone) -> None:
-    """Switch the service on; in the first session of Termux its supervisor needs a moment."""
-    await until(lambda: phone.shell("sv-enable clusterai-agent").returncode == 0)
-
-
-def status(phone: Phone) -> dict[str, Any]:
-    """Return what `clusterai-agent status --json` says; nothing where the agent does not run."""
-    done = phone.run("clusterai-agent", "status", "--json")
-    return json.loads(done.stdout) if done.returncode == 0 else {}
+    return install(phone, debs)
 
 
 def running(phone: Phone, word: str) -> list[int]:
     """Return the processes of the phone whose command line has the word."""
     return [number for number, words in phone.processes().items() if any(word in part for part in words)]
-
-
-def agents(phone: Phone) -> list[int]:
-    """Return the agent's processes, the helpers that it starts for a moment apart."""
-    return [number for number, words in phone.processes().items() if words[-1:] == ["run"] and "python3" in words[0]]
-
-
-def workers(phone: Phone) -> list[int]:
-    return [number for number, words in phone.processes().items() if "distributed.cli.dask_worker" in words]
 
 
 class TestWithTheDaemon:
@@ -76,19 +45,12 @@ class TestWithTheDaemon:
             async with killable_daemon(Path(directory)) as running:
                 yield running
 
-    async def join(self, phone: Phone, daemon: KillableDaemon) -> str:
-        token, address = str(await daemon.token()), await daemon.enrollment_address()
-        words = ("clusterai-agent", "join", "--server", address, "--token-file", "-", "--name", "pixel")
-        done = await asyncio.to_thread(phone.run, *words, given=f"{token}\n")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     async def test_it_joins_and_is_a_phone_that_rests_until_its_battery_is_known(
         self, installed: Phone, daemon: KillableDaemon, tmp_path: Path
     ) -> None:
         admin = Ctl(tmp_path, daemon.socket)
         installed.without_termux_api()
-        said = await self.join(installed, daemon)
+        said = await joined(installed, daemon)
         assert "sv-enable clusterai-agent" in said
         await enable(installed)
         await until(lambda: status(installed).get("state") == "connected")
@@ -103,7 +65,7 @@ class TestWithTheDaemon:
         assert (facts["os_name"][:7], facts["has_battery"]) == ("Android", True)
 
     async def test_a_reboot_with_termux_boot_brings_it_back(self, installed: Phone, daemon: KillableDaemon) -> None:
-        await self.join(installed, daemon)
+        await joined(installed, daemon)
         await enable(installed)
         await until(lambda: status(installed).get("state") == "connected")
         installed.reboot()
@@ -196,7 +158,7 @@ class TestWithItsWorker:
         await until(lambda: not running(installed, "termux-battery-status"))
         await until(lambda: "no answer within 3 s" in status(installed).get("absent", {}).get("battery", ""))
 
-    async def test_after_an_hour_of_airplane_mode_it_finds_the_server_where_it_is_told_to_look(
+    async def test_a_server_that_is_elsewhere_is_found_where_the_owner_says(
         self, enabled: Phone, daemon: NodeDaemon
     ) -> None:
         await until(lambda: daemon.streams)
@@ -205,9 +167,15 @@ class TestWithItsWorker:
         await until(lambda: status(enabled).get("state") == "unreachable")
         daemon.port, sessions = 0, len(daemon.streams)
         await daemon.start()
-        enabled._write("etc/clusterai/agent.toml", f'[server]\naddresses = ["{daemon.address}"]\n')
+        enabled.write("etc/clusterai/agent.toml", f'[server]\naddresses = ["{daemon.address}"]\n')
         enabled.shell("sv restart clusterai-agent")
         await until(lambda: len(daemon.streams) > sessions and not daemon.last.closed)
+
+
+async def joined(phone: Phone, daemon: KillableDaemon) -> str:
+    """Join the daemon as `pixel`; return what was said."""
+    address = await daemon.enrollment_address()
+    return await join(phone, str(await daemon.token()), "--server", address, "--name", "pixel")
 
 
 def wants(daemon: NodeDaemon, *, workers: bool, generation: int) -> None:

@@ -40,13 +40,13 @@ class SetupScript:
 class Published:
     """`installed` tells whether this machine has a gateway, which serves the repository; `hosts` reach it."""
 
-    def __init__(self, config: DaemonConfig, hosts: Sequence[str], installed: Callable[[], bool]) -> None:
+    def __init__(self, config: DaemonConfig, hosts: Callable[[], Sequence[str]], installed: Callable[[], bool]) -> None:
         self._config, self._hosts, self._installed = config, hosts, installed
         self._current = config.repository.directory / CURRENT
 
     def setup(self) -> SetupScript | None:
         """Return what to tell a new machine; None while nothing is published, or no name of the server suits apt."""
-        host, port = setup_host(self._config, self._hosts), self._config.gateway.https_port
+        host, port = setup_host(self._config, self._hosts()), self._config.gateway.https_port
         if not self._installed() or not host:
             return None
         try:

@@ -227,6 +227,20 @@ start_agent() {
     sv-enable clusterai-agent || fail "the service does not start" "close Termux, open it again, and run: sv-enable clusterai-agent"
 }
 
+# A clock that is wrong makes certificates and signatures look so. Whoever answers here is not checked: it makes a sentence only.
+check_clock() {
+    date_there=$(curl -fsSkI --max-time 10 "$url/setup.sh" 2>/dev/null | sed -n 's/^[Dd]ate: *//p' | tr -d '\r')
+    [ -n "$date_there" ] && there=$(date -d "$date_there" +%s 2>/dev/null) || return 0
+    ahead=$(($(date +%s) - there))
+    [ $ahead -gt 3600 ] || [ $ahead -lt -3600 ] || return 0
+    case "$distribution" in
+        termux) how="in Android's settings, under System, Date & time, switch *Set time automatically* on" ;;
+        *) how="set it (timedatectl shows it)" ;;
+    esac
+    fail "this machine's clock says $(date -u '+%F %T') UTC, the server's $(date -u -d "$date_there" '+%F %T') UTC" \
+        "if this one is wrong, $how; then paste the line again"
+}
+
 main() {
     parse "$@"
     check_machine
@@ -239,6 +253,7 @@ main() {
         if [ "$was_there" = no ]; then
             rm -f "$source_file" "$key_file" "$ca_file" "$setting_file"
         fi
+        check_clock
         fail "apt cannot use $url/$distribution" "see above; is $host the server, and can this machine reach its port 443?"
     fi
     if [ $install = yes ]; then

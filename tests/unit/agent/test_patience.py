@@ -7,6 +7,7 @@ import pytest
 
 from clusterai.pki import CertificateAuthority
 from clusterai.rpc import secure_channel
+from clusterai_agent.addresses import network_changes
 from clusterai_agent.connection import LONGEST_DELAY, reconnect_delay
 from clusterai_agent.session import OPEN_SECONDS, open_seconds
 
@@ -20,6 +21,23 @@ def test_each_attempt_waits_longer_up_to_a_limit(attempt: int, times: int) -> No
 def test_returns_are_spread_and_bounded() -> None:
     assert reconnect_delay(1, 0.0) == 0.0
     assert reconnect_delay(50, 1.0) == LONGEST_DELAY
+    assert reconnect_delay(50, 1.0, 60.0) == 60.0, "a phone is in no hurry where its server is not"
+
+
+@pytest.mark.parametrize(
+    ("seen", "moved"),
+    [
+        (["192.0.2.7", "192.0.2.7", "198.51.100.7"], True),
+        (["", "", "192.0.2.7"], True),
+        (["192.0.2.7", "", ""], False),
+        (["192.0.2.7"], False),
+    ],
+)
+async def test_another_network_ends_the_waiting(seen: list[str], moved: bool) -> None:
+    async with asyncio.timeout(60):
+        addresses = iter(seen)
+        within = 1000.0 if moved else 0.2
+        assert await network_changes(within, 0.01, lambda: next(addresses, seen[-1])) is moved
 
 
 async def test_a_handshake_is_given_up_after_its_time() -> None:

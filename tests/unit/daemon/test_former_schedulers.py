@@ -1,7 +1,7 @@
 """Schedulers of pools that are not configured any more are stopped, and no others."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,23 +10,16 @@ from clusterai.ids import UnitName
 from clusterai.units import Units, UnitsConfig, open_units
 from clusteraid import former_schedulers
 from clusteraid.former_schedulers import FormerSchedulers
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd
 
 MAIN, MOBILE = UnitName("clusterai-scheduler@main.service"), UnitName("clusterai-scheduler@mobile.service")
 
 
 @pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
-    async with fake_systemd(bus.address) as manager:
-        for unit in (MAIN, MOBILE):
-            manager.add(unit)
-        yield manager
+def systemd(systemd: FakeSystemd) -> FakeSystemd:
+    for unit in (MAIN, MOBILE):
+        systemd.add(unit)
+    return systemd
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,17 +19,11 @@ from clusteraid.authority import Authority
 from clusteraid.config import GatewayConfig
 from clusteraid.gateway.certificates import CertificateParts, GatewayCertificates, web_names
 from clusteraid.status import Problems
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd
 from support.waiting import until
 
 UNIT = "clusterai-gateway.service"
 NAMES = ("tower.local", "localhost", "127.0.0.1")
-
-
-@pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
 
 
 class Place:

@@ -21,7 +21,7 @@ from clusteraid.gateway.data import DataFile
 from clusteraid.gateway.routes import Peer
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.models.ports import PeerLoad
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd
 from support.models import FixedInventory, copy, model, ready_ollama
 
 UNIT = "clusterai-gateway.service"
@@ -97,12 +97,6 @@ class Place:
             lambda: self.count, self.inventory, lambda: self.peers,
         )
         return await GatewayChecks(checked).all()[name]()
-
-
-@pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
 
 
 @pytest.fixture

@@ -1,27 +1,15 @@
 """Which units of this machine the daemon controls, and what it says of those that are not its own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from clusterai.ids import PoolName
 from clusterai.units import UnitsConfig, open_units
 from clusteraid.machine_units import MachineUnits, OnlyRestarted, UnitNotOurs
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd
 
 SCHEDULER = "clusterai-scheduler@main.service"
-
-
-@pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
-    async with fake_systemd(bus.address) as manager:
-        yield manager
 
 
 @pytest.fixture

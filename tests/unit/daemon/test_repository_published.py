@@ -19,7 +19,7 @@ def agent(version: str, distribution: Distribution = Distribution.DEBIAN) -> Pac
 
 def published(tmp_path: Path, *, port: int = 443, installed: bool = True) -> Published:
     config = DaemonConfig(gateway=GatewayConfig(https_port=port), repository=RepositoryConfig(tmp_path))
-    return Published(config, ("2001:db8::1", "192.0.2.10"), lambda: installed)
+    return Published(config, lambda: ("2001:db8::1", "192.0.2.10"), lambda: installed)
 
 
 @pytest.mark.parametrize(

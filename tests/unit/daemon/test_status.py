@@ -1,6 +1,6 @@
 """What the daemon says of itself and of what it serves."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +10,7 @@ from clusterai.units import Units, UnitsConfig, UnitsUnavailable, open_units
 from clusterai.v1.cluster_pb2 import ModelsStatus, PoolStatus
 from clusteraid.gateway.served import Served
 from clusteraid.status import AboutServer, Problems, StatusReport
-from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_bus
+from support.fake_systemd import BusDaemon, FakeSystemd
 from support.models import FixedInventory, copy, model
 
 UNIT: Any = "clusterai-gateway.service"
@@ -29,18 +29,6 @@ def report(served: ModelsStatus | None) -> StatusReport:
     store: Any = SimpleNamespace(problem="")
     about = AboutServer("c-1", bytes(32), b"-----BEGIN CERTIFICATE-----\n", "", reach)
     return StatusReport(about, nodes, [pool], store, Problems(), models)
-
-
-@pytest.fixture
-def bus() -> Iterator[BusDaemon]:
-    with private_bus() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def systemd(bus: BusDaemon) -> AsyncIterator[FakeSystemd]:
-    async with fake_systemd(bus.address) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The gateway's decisions, without a gateway: names, choice, closest names, tokens, tables."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ TAILS = {
     '{"usage":{"prompt_tokens":8,"total_tokens":8}}': ["8", None],
     '{"response":"nothing to tell"}': [None, None],
     '{"content":"\\"eval_count\\":1","eval_count":2}': [None, "2"],
+    '{"eval_count":1,"prompt_eval_count":5}\n{"eval_count":7,"prompt_eval_count":6}\n': ["6", "7"],
+    'data: {"usage":{"prompt_tokens":9,"completion_tokens":1}}\n\n'
+    'data: {"usage":{"prompt_tokens":10,"completion_tokens":12}}\n\ndata: [DONE]\n\n': ["10", "12"],
 }
 
 
@@ -122,6 +126,19 @@ def test_tokens_are_read_from_the_end_of_an_answer(tmp_path: Path, tail: str) ->
         local prompt, output = require("clusterai.record").tokens(given.tail)
         return {prompt or cjson.null, output or cjson.null}"""
     assert run_lua(tmp_path, script, {"tail": tail}) == TAILS[tail]
+
+
+def test_the_checksum_of_a_text_is_nginx_s_own(tmp_path: Path) -> None:
+    """Requests of one conversation are told by it, also by workers of another version while nginx is upgraded."""
+    texts = ["", "a", "tower", "Grüße an alle", "x" * 100_000]
+    script = """
+        local digest, bytes, found = require "clusterai.digest", {}, {}
+        for byte = 0, 255 do bytes[#bytes + 1] = string.char(byte) end
+        given[#given + 1] = table.concat(bytes)
+        for index, text in ipairs(given) do found[index] = {digest.crc32(text), ngx.crc32_long(text)} end
+        return found"""
+    expected = [zlib.crc32(text) for text in (*(text.encode() for text in texts), bytes(range(256)))]
+    assert run_lua(tmp_path, script, texts) == [[value, value] for value in expected]
 
 
 def test_parts_of_a_blob_keep_the_rate_together(tmp_path: Path) -> None:
