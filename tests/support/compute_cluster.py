@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
+from clusterai.v1.node_admin_pb2 import NodeState
+from clusterai.v1.types_pb2 import WORKER_STATE_HELD, WORKER_STATE_REGISTERED
 from support.agent_program import AgentProgram, agent, said
 from support.ctl import Ctl
 from support.dask_pool import Script
 from support.killable import KillableDaemon
 from support.local_cluster import processes_of
 from support.pool_environment import pool_environment
+from support.sim_node import node
 
 _WAIT_SECONDS = 90.0
 _PREAMBLE = """
@@ -113,9 +116,9 @@ contact_address = "127.0.0.1"
 
     async def seen(self, name: str) -> tuple[str, int]:
         """Return the node's state, and how many workers of it Dask knows."""
-        shown = (await self.ctl("node", "show", name, "--json")).data
-        known = [worker for worker in shown["workers"] if worker["state"] in ("registered", "held")]
-        return shown["state"], len(known)
+        shown = await node(self.daemon, name)
+        known = [worker for worker in shown.workers if worker.state in (WORKER_STATE_REGISTERED, WORKER_STATE_HELD)]
+        return NodeState.Name(shown.state).removeprefix("NODE_STATE_").lower(), len(known)
 
     @asynccontextmanager
     async def client(self, script: str, pool: str = "main") -> AsyncIterator[Script]:

@@ -1,15 +1,17 @@
 """A server with its gateway and packages for phones, a tower in the pool `main`, and simulated phones in `mobile`.
 
-The daemon, its schedulers and the tower run on this machine; what is of the pool `mobile` in Python of the phones' minor.
+The daemon, the schedulers and the tower run on this machine, that of `mobile` in Python of the phones' minor.
 """
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from clusterai.lockfile import lock
 from clusterai.pki import CertificateAuthority
@@ -87,6 +89,8 @@ async def phones_cluster(directory: Path, debs: Mapping[str, Path]) -> AsyncIter
     gateway.start()
     try:
         async with compute_cluster(directory, _settings(gateway), mobile) as main, AsyncExitStack() as agents:
+            patch = agents.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("UV_PYTHON_INSTALL_DIR", str(phones_pythons()))
             tower = await main.node("tower", extra=_SERVER)
             await agents.enter_async_context(tower.running())
             soon = await main.ctl("policy", "set", "--class", "phone", "dwell_seconds=0")

@@ -1,6 +1,6 @@
-"""Python of the phones' minor, for a server whose distribution has another: Debian testing's, made to run from any directory.
+"""Python of the phones' minor for a server whose distribution has another: Debian testing's, made to run here.
 
-It lies as `uv python install` leaves one, so the programs find it there: it is what a server's administrator would do.
+It lies as `uv python install` leaves one, which is how a server's administrator gets it, and our programs find it so.
 """
 
 from pathlib import Path
