@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from support.tree import ROOT
 from support.waiting import until
 
 TREE = f"{HOME}/tree"
+CENSUS, CONNECT = str(ROOT / "examples/census.py"), "from distributed import Client; Client()"
 ALERTS = {"node-suspect", "node-offline", "node-rest-forced"}
 CHARGER = {"plugged": "PLUGGED_AC", "status": "CHARGING", "percentage": 85}
 NO_CHARGER = {"plugged": "UNPLUGGED", "status": "DISCHARGING", "percentage": 84}
@@ -107,7 +107,9 @@ async def test_a_phone_joins_by_its_line_and_computes_a_census_while_main_comput
     assert await scene.workers() == {"tower-0": ("main", "registered"), "pixel-0": ("mobile", "registered")}
     async with main.client(IN_MAIN) as client:
         assert await client.said() == "computing"
-        found = await census(scene, tmp_path)
+        found = json.loads(await as_user(scene, tmp_path, scene.main.mobile, CENSUS, TREE, "--json", "--out", "-"))
+        refused = await as_user(scene, tmp_path, scene.main.environment, "-c", CONNECT)
+        assert "ImportError: the pool mobile runs Python 3.14, and this client runs Python 3." in refused
         client.tell()
         assert await client.said() == [list(range(20)), ["tower-0"]]
     (machine,) = found["machines"]
@@ -119,20 +121,18 @@ async def test_a_phone_joins_by_its_line_and_computes_a_census_while_main_comput
     assert {group - links for group in groups(found)} == {group - links for group in on_the_phone}
 
 
-async def census(scene: PhonesCluster, directory: Path) -> Any:
-    """Take a census of the phones, as a user does with a client that matches; return its table."""
+async def as_user(scene: PhonesCluster, directory: Path, environment: Path, *words: str) -> str:
+    """Run Python as a client of the phones' pool, in an environment; return what it says, else its complaints."""
     create = await scene.main.ctl("dask", "env", "--pool", "mobile", "--create", str(scene.main.mobile))
     assert create.code == 0, create.err
     (directory / "phones.env").write_text(create.out)
-    line = '. ./phones.env; exec "$1" "$2" "$3" --json --out -'
-    words = (scene.main.mobile / "bin/python", ROOT / "examples/census.py", TREE)
+    command = ("sh", "-c", '. ./phones.env; exec "$@"', "sh", str(environment / "bin/python"), *words)
     process = await asyncio.create_subprocess_exec(
-        "sh", "-c", line, "sh", *map(str, words), cwd=directory, stdout=asyncio.subprocess.PIPE
+        *command, cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(120):
-        out, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(out)
+        out, errors = await process.communicate()
+    return out.decode() or errors.decode()
 
 
 async def test_unplugged_in_mid_task_a_phone_rests_and_another_goes_on_with_what_it_had(
