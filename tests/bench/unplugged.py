@@ -14,7 +14,6 @@ from support.termux import Phone
 from support.tree import ROOT
 
 ROUNDS = 4
-_UNPLUGGED = {"plugged": "UNPLUGGED", "status": "DISCHARGING"}
 # Tasks of a second for both phones, always more of them than they have threads.
 _WORK = """
 def slow(number):
@@ -34,7 +33,7 @@ def measure() -> Iterator[Figure]:
     """Yield the slowest of some rounds: the phone looks at its battery every 4 s, so each is another."""
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
         debs = Path(name, "debs")
-        build = [ROOT / "scripts/build-termux", "-o", debs]
+        build = [str(ROOT / "scripts/build-termux"), "-o", str(debs)]
         subprocess.run(build, check=True, timeout=600, stdout=subprocess.DEVNULL)
         seconds = asyncio.run(_rounds(Path(name), {deb.name.partition("_")[0]: deb for deb in debs.glob("*.deb")}))
     listed = ", ".join(f"{one:.1f}" for one in sorted(seconds))
@@ -52,7 +51,7 @@ async def _rounds(directory: Path, debs: Mapping[str, Path]) -> list[float]:
                 await client.said()
                 await asyncio.sleep(number * 4 / ROUNDS)  # at another moment between two looks at the battery
                 began = time.monotonic()
-                pixel.battery(**_UNPLUGGED)
+                pixel.battery(plugged="UNPLUGGED", status="DISCHARGING")
                 await cluster.main.until("pixel", "resting", 0)
                 seconds.append(time.monotonic() - began)
         return seconds

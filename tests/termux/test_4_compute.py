@@ -18,9 +18,8 @@ from support.waiting import until
 
 TREE = f"{HOME}/tree"
 CENSUS, CONNECT = str(ROOT / "examples/census.py"), "from distributed import Client; Client()"
+WAIT_SECONDS = 90.0
 ALERTS = {"node-suspect", "node-offline", "node-rest-forced"}
-CHARGER = {"plugged": "PLUGGED_AC", "status": "CHARGING", "percentage": 85}
-NO_CHARGER = {"plugged": "UNPLUGGED", "status": "DISCHARGING", "percentage": 84}
 # Work for the tower while the phones have theirs.
 IN_MAIN = """
 def slow(number):
@@ -92,7 +91,7 @@ async def test_a_phone_joins_by_its_line_and_computes_a_census_while_main_comput
     scene: PhonesCluster, phone: Phone, tmp_path: Path
 ) -> None:
     main, ctl = scene.main, scene.main.ctl
-    phone.battery(plugged="UNPLUGGED", status="DISCHARGING", percentage=41)
+    unplug(phone, 41)
     make_tree(phone.at(TREE))
     await scene.publish()
     line = (await ctl("token", "create", "--phone", "--name", "pixel")).out.strip()
@@ -102,7 +101,7 @@ async def test_a_phone_joins_by_its_line_and_computes_a_census_while_main_comput
     await main.until("pixel", "resting", 0)
     listed = " ".join((await ctl("node", "list")).out.split())
     assert "on battery, 41 %; works from 80 % while charging" in listed
-    phone.battery(**CHARGER)
+    phone.battery()  # full enough, and a charger
     await main.until("pixel", "ready", 1)
     assert await scene.workers() == {"tower-0": ("main", "registered"), "pixel-0": ("mobile", "registered")}
     async with main.client(IN_MAIN) as client:
@@ -146,7 +145,7 @@ async def test_unplugged_in_mid_task_a_phone_rests_and_another_goes_on_with_what
             await main.until(name, "ready", 1)
         async with main.client(SECONDS_LONG, "mobile") as client:
             assert await client.said() == "computing"
-            pixel.battery(**NO_CHARGER)
+            unplug(pixel, 84)
             await main.until("pixel", "resting", 0)
             told = await client.said()
         assert told["results"] == told["submitted"]
@@ -166,11 +165,8 @@ async def test_killed_processes_of_a_phone_come_back_and_the_job_ends_right(
     await main.until("pixel", "ready", 1)
     async with main.client(UNTIL_TOLD, "mobile") as client:
         assert await client.said() == "computing"
-        for victims in (workers, lambda phone: agents(phone) + workers(phone)):
-            killed = victims(phone)
-            for process_id in killed:
-                os.kill(process_id, signal.SIGKILL)
-            await until(lambda killed=killed: workers(phone) and not {*killed} & {*phone.processes()}, 90)
+        for victims in ((workers,), (agents, workers)):
+            await kill(phone, [process_id for ours in victims for process_id in ours(phone)])
             client.tell()
             assert await client.said() == ["pixel-0"]
         client.tell()
@@ -179,6 +175,17 @@ async def test_killed_processes_of_a_phone_come_back_and_the_job_ends_right(
     assert (len(agents(phone)), len(workers(phone))) == (1, 1)
     await main.until("pixel", "ready", 1)
     assert await scene.workers("--pool", "mobile") == {"pixel-0": ("mobile", "registered")}
+
+
+async def kill(phone: Phone, process_ids: list[int]) -> None:
+    """End them as Android does; return when there is a worker again."""
+    for process_id in process_ids:
+        os.kill(process_id, signal.SIGKILL)
+    await until(lambda: workers(phone) and not {*process_ids} & {*phone.processes()}, WAIT_SECONDS)
+
+
+def unplug(phone: Phone, percentage: int) -> None:
+    phone.battery(plugged="UNPLUGGED", status="DISCHARGING", percentage=percentage)
 
 
 def agents(phone: Phone) -> list[int]:
