@@ -13,7 +13,8 @@ from support.phones_cluster import PhonesCluster, phones_cluster
 from support.termux import Phone
 from support.tree import ROOT
 
-ROUNDS = 4
+ROUNDS = 3  # by turns: a phone changes between rest and work at most 4 times an hour
+_LOOKS_SECONDS = 4.0
 # Tasks of a second for both phones, always more of them than they have threads.
 _WORK = """
 def slow(number):
@@ -42,31 +43,37 @@ def measure() -> Iterator[Figure]:
 
 
 async def _rounds(directory: Path, debs: Mapping[str, Path]) -> list[float]:
-    async with _two_phones(directory, debs) as (cluster, pixel):
-        seconds = []
-        for number in range(ROUNDS):
-            pixel.battery()
-            await cluster.main.until("pixel", "ready", 1)
-            async with cluster.main.client(_WORK, "mobile") as client:
-                await client.said()
-                await asyncio.sleep(number * 4 / ROUNDS)  # at another moment between two looks at the battery
-                began = time.monotonic()
-                pixel.battery(plugged="UNPLUGGED", status="DISCHARGING")
-                await cluster.main.until("pixel", "resting", 0)
-                seconds.append(time.monotonic() - began)
-        return seconds
+    async with _two_phones(directory, debs) as (cluster, phones):
+        return [await _unplugged(cluster, phones, number) for number in range(ROUNDS)]
+
+
+async def _unplugged(cluster: PhonesCluster, phones: Mapping[str, Phone], number: int) -> float:
+    """Unplug one while both work; return how many seconds it takes until it rests, and plug it in again."""
+    for name in phones:
+        await cluster.main.until(name, "ready", 1)
+    name, phone = list(phones.items())[number % 2]
+    async with cluster.main.client(_WORK, "mobile") as client:
+        await client.said()
+        await asyncio.sleep(number * _LOOKS_SECONDS / ROUNDS)  # at another moment between two looks at the battery
+        began = time.monotonic()
+        phone.battery(plugged="UNPLUGGED", status="DISCHARGING")
+        await cluster.main.until(name, "resting", 0)
+        seconds = time.monotonic() - began
+    phone.battery()
+    return seconds
 
 
 @asynccontextmanager
-async def _two_phones(directory: Path, debs: Mapping[str, Path]) -> AsyncIterator[tuple[PhonesCluster, Phone]]:
+async def _two_phones(
+    directory: Path, debs: Mapping[str, Path]
+) -> AsyncIterator[tuple[PhonesCluster, Mapping[str, Phone]]]:
     """Run a cluster of a server and two phones; the second takes what the first one had."""
     places = [directory / name for name in ("cluster", "pixel", "galaxy")]
     for place in places:
         place.mkdir()
     async with AsyncExitStack() as parts:
         cluster = await parts.enter_async_context(phones_cluster(places[0], debs))
-        phones = [parts.enter_context(Phone.on(place)) for place in places[1:]]
-        for phone, place in zip(phones, places[1:], strict=True):
-            await cluster.join(phone, place.name)
-            await cluster.main.until(place.name, "ready", 1)
-        yield cluster, phones[0]
+        phones = {place.name: parts.enter_context(Phone.on(place)) for place in places[1:]}
+        for name, phone in phones.items():
+            await cluster.join(phone, name)
+        yield cluster, phones
