@@ -16,6 +16,7 @@ import bench.failover
 import bench.gateway
 import bench.models
 import bench.phone
+import bench.unplugged
 from bench.measure import Figure, as_json
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -27,8 +28,9 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "gateway": bench.gateway.measure,
     "models": bench.models.measure,
     "phone": bench.phone.measure,
+    "unplugged": bench.unplugged.measure,
 }
-NEED_ROOT = {"phone"}  # the simulated phone has namespaces and users of its own
+NEED_ROOT = {"phone", "unplugged"}  # the simulated phone has namespaces and users of its own
 
 
 def main() -> int:

@@ -1,25 +1,21 @@
 """examples/census.py on a real Dask cluster, against a plain walk of the same tree."""
 
-import hashlib
 import importlib.util
 import json
 import os
 import random
 import sys
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from support.census import NOT_UTF8, groups, make_tree, reference
 from support.examples import dask, run
 from support.pool_environment import pool_environment
 from support.tree import ROOT
 
 SCRIPT = ROOT / "examples/census.py"
-NOT_UTF8 = b"caf\xe9.txt"
 
 
 @pytest.fixture(scope="module")
@@ -36,57 +32,7 @@ def census() -> ModuleType:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with every kind of file: duplicates, near duplicates, links, a pipe, an odd name, an empty file."""
-    root = tmp_path / "tree"
-    rng = random.Random(1)
-    for number in range(300):
-        path = root / f"d{number % 7}/e{number % 3}/file{number}.{('txt', 'bin', 'so.1', 'TAR')[number % 4]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 8192, 8193, 30_000, 200_000])))
-    big = rng.randbytes(3 << 20)
-    (root / "big-a").write_bytes(big)
-    (root / "d1/big-b").write_bytes(big)
-    (root / "big-same-ends").write_bytes(big[: 1 << 20] + b"!" + big[(1 << 20) + 1 :])
-    (root / "small-a.c").write_bytes(b"int main;")
-    (root / "d2/small-b.c").write_bytes(b"int main;")
-    (root / "d2/small-c.h").write_bytes(b"int main;")
-    os.link(root / "big-a", root / "hard-link-of-big-a")
-    (root / "symbolic").symlink_to("big-a")
-    (root / "loop").symlink_to(root)
-    os.mkfifo(root / "pipe")
-    Path(os.fsdecode(os.fsencode(root) + b"/" + NOT_UTF8)).write_bytes(b"int main;")
-    return root
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a plain walk finds."""
-
-    files: int
-    size: int
-    groups: frozenset[frozenset[str]]
-
-
-def reference(root: Path) -> Reference:
-    seen: set[tuple[int, int]] = set()
-    contents: dict[bytes, set[str]] = defaultdict(set)
-    size = 0
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory, name)
-            info = path.lstat()
-            if not path.is_file() or path.is_symlink() or (info.st_dev, info.st_ino) in seen:
-                continue
-            seen.add((info.st_dev, info.st_ino))
-            size += info.st_size
-            if info.st_size:
-                contents[hashlib.sha256(path.read_bytes()).digest()].add(str(path))
-    groups = frozenset(frozenset(paths) for paths in contents.values() if len(paths) > 1)
-    return Reference(len(seen), size, groups)
-
-
-def groups(result: dict[str, Any]) -> frozenset[frozenset[str]]:
-    return frozenset(frozenset(f["path"] for f in group["files"]) for group in result["duplicates"]["largest"])
+    return make_tree(tmp_path / "tree")
 
 
 async def test_it_finds_what_a_plain_walk_finds(tree: Path, tmp_path: Path) -> None:

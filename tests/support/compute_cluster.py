@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
+from clusterai.v1.node_admin_pb2 import NodeState
+from clusterai.v1.types_pb2 import WORKER_STATE_HELD, WORKER_STATE_REGISTERED
 from support.agent_program import AgentProgram, agent, said
 from support.ctl import Ctl
 from support.dask_pool import Script
 from support.killable import KillableDaemon
 from support.local_cluster import processes_of
 from support.pool_environment import pool_environment
+from support.sim_node import node
 
 _WAIT_SECONDS = 90.0
 _PREAMBLE = """
@@ -59,10 +62,13 @@ class ComputeNode:
 
 
 class ComputeCluster:
-    """The daemon, and what nodes and clients need to come in. The compute environment is there already."""
+    """The daemon, and what nodes and clients need to come in. The compute environments are there already.
 
-    def __init__(self, directory: Path, environment: Path, settings: str = "") -> None:
-        self._directory, self.environment = directory, environment
+    `mobile` is that of the phones, where it is another one.
+    """
+
+    def __init__(self, directory: Path, environment: Path, settings: str = "", mobile: Path | None = None) -> None:
+        self._directory, self.environment, self.mobile = directory, environment, mobile or environment
         (directory / "server").mkdir()
         self.daemon = LastingDaemon(directory / "server", settings=settings)
         self.ctl = Ctl(directory, self.daemon.socket)
@@ -70,7 +76,8 @@ class ComputeCluster:
 
     def _link(self, compute: Path) -> None:
         (compute / "env").mkdir(parents=True)
-        (compute / "env" / self.environment.name).symlink_to(self.environment)
+        for environment in {self.environment, self.mobile}:
+            (compute / "env" / environment.name).symlink_to(environment)
 
     async def node(self, name: str, *, extra: str = "", modules: Path | None = None) -> ComputeNode:
         """Make a machine and let it join; `extra` ends its agent.toml."""
@@ -109,17 +116,18 @@ contact_address = "127.0.0.1"
 
     async def seen(self, name: str) -> tuple[str, int]:
         """Return the node's state, and how many workers of it Dask knows."""
-        shown = (await self.ctl("node", "show", name, "--json")).data
-        known = [worker for worker in shown["workers"] if worker["state"] in ("registered", "held")]
-        return shown["state"], len(known)
+        shown = await node(self.daemon, name)
+        known = [worker for worker in shown.workers if worker.state in (WORKER_STATE_REGISTERED, WORKER_STATE_HELD)]
+        return NodeState.Name(shown.state).removeprefix("NODE_STATE_").lower(), len(known)
 
     @asynccontextmanager
     async def client(self, script: str, pool: str = "main") -> AsyncIterator[Script]:
         """Run a script with `client`, `say` and `hear` in a process of the environment's Python."""
         settings: dict[str, Any] = (await self.ctl("dask", "env", "--pool", pool, "--json")).data["settings"]
         indented = "".join(f"    {line}\n" for line in script.strip().splitlines())
+        python = (self.mobile if pool == "mobile" else self.environment) / "bin/python"
         process = await asyncio.create_subprocess_exec(
-            self.environment / "bin/python", "-c", _PREAMBLE.format(settings=settings) + indented,
+            python, "-c", _PREAMBLE.format(settings=settings) + indented,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env={"PATH": "/usr/bin:/bin", "HOME": str(self._directory), "TMPDIR": str(self._directory)},
         )  # fmt: skip
@@ -132,9 +140,11 @@ contact_address = "127.0.0.1"
 
 
 @asynccontextmanager
-async def compute_cluster(directory: Path, settings: str = "") -> AsyncIterator[ComputeCluster]:
+async def compute_cluster(
+    directory: Path, settings: str = "", mobile: Path | None = None
+) -> AsyncIterator[ComputeCluster]:
     """Run a daemon until the end of the block; `settings` end its clusteraid.toml."""
-    cluster = ComputeCluster(directory, await pool_environment(), settings)
+    cluster = ComputeCluster(directory, await pool_environment(), settings, mobile)
     await cluster.daemon.start()
     try:
         yield cluster
