@@ -26,7 +26,8 @@ def run_pytest(directory: Path, text: str) -> str:
     (directory / "unit").mkdir()
     (directory / "unit/test_case.py").write_text("import support.leaks; support.leaks.SETTLE_SECONDS = 0.3\n" + text)
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib", "-o", "asyncio_mode=auto"]
-    options += ["-o", f"pythonpath={TESTS}", "-o", "timeout=20", "--basetemp", str(directory / "base"), str(directory)]
+    options += ["-o", f"pythonpath={TESTS} {TESTS.parent / 'common'}", "-o", "timeout=20"]
+    options += ["--basetemp", str(directory / "base"), str(directory)]
     environment = {**os.environ, "TMPDIR": str(directory)}
     command = [sys.executable, "-P", "-m", "pytest", f"--rootdir={directory}", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment).stdout
