@@ -29,3 +29,5 @@ def configure_logs(level: str = "info") -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # in no line of ours
+    logging._srcfile = None  # noqa: SLF001 - the documented way to have no stack walked for each line

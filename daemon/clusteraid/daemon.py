@@ -307,8 +307,7 @@ class Daemon:
         while True:
             await asyncio.sleep(_ADDRESSES_SECONDS)
             if self.reach.look():
-                hosts = ", ".join(self.reach.hosts)
-                log.warning("this machine's addresses are now %s; the gateway's pages have them after a restart", hosts)
+                log.warning("this machine's addresses are now %s", ", ".join(self.reach.hosts))
                 if self.config.discovery.announce:
                     await self.announcer.announce(self._announcement())
 

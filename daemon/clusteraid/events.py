@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 from clusteraid.store import StoreUnavailable
 from clusteraid.store_nodes import EVENTS_KEPT, EventRecord, NodeStore
+from clusteraid.text import printable
 
 log = logging.getLogger(__name__)
 _WRITE_PAUSE_SECONDS = 0.2  # events that come together share a transaction
@@ -33,7 +34,7 @@ class Events:
 
     def note(self, kind: str, subject: str, message: str) -> None:
         """Note an event; never waits, never fails. What a node says in it makes no second line of a log."""
-        message = "".join(letter if letter.isprintable() else " " for letter in message[:_MESSAGE_LIMIT])
+        message = printable(message, _MESSAGE_LIMIT)
         self._sequence += 1
         event = EventRecord(self._sequence, self._clock(), kind, subject[:_SUBJECT_LIMIT], message)
         log.info("%s: %s", event.kind, event.message)

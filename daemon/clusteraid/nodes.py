@@ -22,9 +22,22 @@ from clusterai.v1.types_pb2 import (
 from clusteraid.planner import is_phone, judge, plan_workers, still_running
 from clusteraid.pools import MobileIsOff, Pools
 from clusteraid.ports import Enrolment, EventLog, Role
-from clusteraid.registry import Desired, Event, Judged, Link, Misfit, NodeEntry, PolicySaid, Rest, State, next_entry
+from clusteraid.registry import (
+    Desired,
+    Event,
+    Judged,
+    Link,
+    Misfit,
+    NodeEntry,
+    PolicySaid,
+    Rest,
+    SessionOpened,
+    State,
+    next_entry,
+)
 from clusteraid.store import StoreUnavailable
 from clusteraid.store_nodes import NodeRecord, NodeStore
+from clusteraid.text import printable
 
 log = logging.getLogger(__name__)
 _ERA_BITS = 24
@@ -177,10 +190,14 @@ class Nodes:
 
     def apply(self, node: Node, event: Event) -> None:
         """Let the registry decide, and do what follows: since when, the event, the spec, the listeners."""
-        before, after = node.entry, next_entry(node.entry, event)
+        before, node.entry = node.entry, next_entry(node.entry, event)
+        self._follow(node, before)
+
+    def _follow(self, node: Node, before: NodeEntry) -> None:
+        after = node.entry
         if after is before:
             return
-        node.entry, node.wire = after, None
+        node.wire = None
         if after.state is not before.state:
             node.since = time.time()
             sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
@@ -191,24 +208,31 @@ class Nodes:
 
     def facts_received(self, node: Node, facts: NodeFacts) -> None:
         """Take over what the node says about itself; on disk it is written behind."""
-        node.clock_skew = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0
+        node.clock_skew, node.wire = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0, None
         facts.ClearField("clock_unix_seconds")
         if facts != node.facts:
             self._unsaved_facts[node.node_id] = facts.SerializeToString(deterministic=True)
-        node.take_facts(facts)
+            node.take_facts(facts)
 
-    def status_received(self, node: Node, status: NodeStatus) -> None:
-        """Take over what the node observed, and compare it with its pool."""
+    def status_received(self, node: Node, status: NodeStatus, *opened: SessionOpened) -> None:
+        """Take over what the node observed, and compare it with its pool; with its session's begin it is one change."""
         node.status, node.wire = status, None
+        before = node.entry
+        events: tuple[Event, ...] = (*opened, _said(status), self._judged(node))
+        for event in events:
+            node.entry = next_entry(node.entry, event)
         for listener in self._report_listeners:
             listener(node)
-        self.apply(node, _said(status))
-        self.judge(node)
+        self._follow(node, before)
+        self.update_spec(node)
 
     def judge(self, node: Node) -> None:
         """Compare the node with what its pool needs; its spec follows."""
-        self.apply(node, Judged(_misfit(node, self._pools.spec_for(node.is_phone))))
+        self.apply(node, self._judged(node))
         self.update_spec(node)
+
+    def _judged(self, node: Node) -> Judged:
+        return Judged(_misfit(node, self._pools.spec_for(node.is_phone)))
 
     def update_spec(self, node: Node) -> None:
         """Work out what the node shall run; when that changed, give it a new generation and tell the node."""
@@ -298,5 +322,4 @@ def _misfit(node: Node, pool: PoolSpec | None) -> Misfit | None:
 def _said(status: NodeStatus) -> PolicySaid:
     """What the node's own policy says; one that knows no policy works."""
     policy = status.policy
-    reason = "".join(letter if letter.isprintable() else " " for letter in policy.reason[:_REASON_LIMIT])
-    return PolicySaid(policy.state == POLICY_STATE_RESTING, reason)
+    return PolicySaid(policy.state == POLICY_STATE_RESTING, printable(policy.reason, _REASON_LIMIT))

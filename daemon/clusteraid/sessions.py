@@ -149,10 +149,9 @@ class Sessions:
         self._nodes.facts_received(node, hello.facts)
         node.heard_at = asyncio.get_running_loop().time()
         node.heard_once = True
-        self._nodes.status_received(node, hello.status)
+        self._nodes.status_received(node, hello.status, SessionOpened(session.epoch))
         session.send(SessionResponse(welcome=self._welcome(node, session)))
         node.session = session
-        self._nodes.apply(node, SessionOpened(session.epoch))
         if self._closing:
             session.end(Farewell.REASON_SHUTDOWN, "the server is shutting down")
         return session

@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 _PIECE, _HEAD_LIMIT, _AHEAD_LIMIT = 1 << 16, 1 << 16, 1 << 20
+_STEPS_TO_ACCEPT = 8  # of the event loop: more than asyncio needs
 JSON_TYPE = "application/json; charset=utf-8"
 
 
@@ -210,6 +211,8 @@ class HttpServer:
 
     async def __aexit__(self, *error: object) -> None:
         self._server.close()
+        for _ in range(_STEPS_TO_ACCEPT):  # who was just let in has a task then
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -114,6 +114,7 @@ async def test_without_a_token_both_sides_confirm_the_same_code(tmp_path: Path) 
             await person.expect("Join token")
             person.type("")
             await person.expect("Does the server show the same code?")
+            await until(lambda: len(trust.approvals.waiting()) == 1)  # its message is under way
             (waiting,) = trust.approvals.waiting()
             assert waiting.code in person.shown
             person.type("yes")

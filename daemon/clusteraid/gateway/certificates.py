@@ -56,7 +56,7 @@ class CertificateParts:
 
     config: GatewayConfig
     authority: GatewayAuthority
-    names: tuple[str, ...]
+    names: Callable[[], tuple[str, ...]]  # as they are now: a machine may get another address
     units: Units
     problems: Problems
 
@@ -114,7 +114,7 @@ class GatewayCertificates:
             self._parts.problems.set("own certificate", "")
         if not self._is_due(WEB) and self._names_are_right():
             return False
-        self._issue(WEB, lambda csr: self._parts.authority.issue_web(csr, self._parts.names))
+        self._issue(WEB, lambda csr: self._parts.authority.issue_web(csr, self._parts.names()))
         return True
 
     def _copy_own(self) -> bool:
@@ -156,7 +156,7 @@ class GatewayCertificates:
 
     def _names_are_right(self) -> bool:
         current = self._current(WEB)
-        return current is not None and hosts_of(current.chain_pem) == set(self._parts.names)
+        return current is not None and hosts_of(current.chain_pem) == set(self._parts.names())
 
     def _current(self, name: str) -> Credentials | None:
         try:

@@ -57,12 +57,11 @@ class Gateway:
         self._parts, config = parts, parts.config.gateway
         self._known: dict[Node, Peer] = {}  # thousands may come back at once: only who changed is looked at
         self.status = GatewayStatus(config.status_port)
-        self.names = web_names(parts.reach.hosts, socket.gethostname(), config.names)
         taken = _TAKEN_SECONDS if config.directory.is_dir() else 0.0
         self.keys = Keys(KeyStore(parts.store), parts.events, config.directory, parts.problems, time.time, taken)
         self.routes = KeptFile(DataFile(config.directory / NAME), self._table, parts.problems)
         self.certificates = GatewayCertificates(
-            CertificateParts(config, parts.authority, self.names, parts.units, parts.problems)
+            CertificateParts(config, parts.authority, self._names, parts.units, parts.problems)
         )
 
     async def load(self) -> None:
@@ -112,6 +111,10 @@ class Gateway:
     def _table(self) -> Table:
         peers = self._peers()
         return routes(self._parts.inventory.models(), peers, self._settings(peers), self.routes.file.content)
+
+    def _names(self) -> tuple[str, ...]:
+        parts = self._parts
+        return web_names(parts.reach.hosts, socket.gethostname(), parts.config.gateway.names)
 
     def _node_changed(self, node: Node) -> None:
         self._known.pop(node, None)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from operator import is_
 
 from clusterai.v1.types_pb2 import PULL_STATE_FAILED, OllamaSpec
 from clusteraid.models.desires import Chooser, DesiredModels
@@ -39,6 +40,7 @@ class LiveModels:
         self.settings = specs.settings
         self.setting = Setting(self.settings.context_length, self.settings.parallel_count)
         self._holdings = Holdings()
+        self._looked: dict[str, tuple[object, ...]] = {}  # at what of each node; these are replaced, never changed
         self._touched: set[str] = set()  # names of models that may have changed since the last refresh
         self._models: dict[str, ClusterModel] = {}
         self._refused: dict[str, object] = {}  # what the server has failed to fetch, until it has it
@@ -217,8 +219,13 @@ class LiveModels:
         """Take over what the node is now; when it was removed, forget it."""
         if not self._nodes.has(node):
             self._touched |= self._holdings.drop(node.node_id) | self._wanted_on(node.node_id)
+            self._looked.pop(node.node_id, None)
             self.touch()
             return
+        looked = (node.entry, node.facts, node.status, node.heard_once)
+        if all(map(is_, looked, self._looked.get(node.node_id, (None,)))):
+            return
+        self._looked[node.node_id] = looked
         status = node.status.ollama if node.status.HasField("ollama") else None
         is_server = self._is_own(node) and self._has_mirror()
         before = self.observed.get(node.node_id)

@@ -27,8 +27,9 @@ from clusterai.v1.types_pb2 import (
 from clusteraid.models.fit import MAIN_SHARE, Memory, Setting, judge_fit, memory_needed
 from clusteraid.models.ports import Copy
 from clusteraid.registry import Desired, Link, NodeEntry, Rest
+from clusteraid.text import printable
 
-_MODEL_LIMIT, _LOADED_LIMIT, _GPU_LIMIT, _TEXT_LIMIT, _CAPABILITY_LIMIT = 512, 64, 64, 64, 16
+_MODEL_LIMIT, _LOADED_LIMIT, _GPU_LIMIT, _CAPABILITY_LIMIT = 512, 64, 64, 16
 _REASON_LIMIT, _DIGEST_BYTES = 300, 32
 _MOST_BYTES = 1 << 46  # 64 TiB: no model and no memory is larger
 _LOOPBACK = ("127.", "localhost")  # names of copies that are being fetched from the mirror
@@ -104,12 +105,12 @@ def observe(source: Source, setting: Setting) -> Observed:
         away=away,
         later=status.state == SERVICE_STATE_STARTING
         or (source.entry.link is not Link.UP and (has_ollama or not source.heard)),
-        hint=clean(status.hint, _REASON_LIMIT),
+        hint=printable(status.hint, _REASON_LIMIT),
         models=_models(source.entry.node_id, status, setting, memory, loaded, unable),
         loaded=loaded,
         pulls={name: _shown_pull(name, pull) for name, pull in _named(status.pulls[:_MODEL_LIMIT])},
         memory=memory,
-        version=clean(status.version),
+        version=printable(status.version),
         context_length=min(status.applied.context_length, 1 << 30),
         disk_free=min(status.disk_free_bytes, _MOST_BYTES),
         is_mirror=status.mirror,
@@ -154,11 +155,6 @@ def memory_of(facts: NodeFacts, loaded: Iterable[LoadedModel], sample: Sample | 
     return Memory(gpu_total, gpu_free, gpu_loaded, main_free, main_loaded)
 
 
-def clean(text: str, limit: int = _TEXT_LIMIT) -> str:
-    """Return text of a node as it can be shown: short and printable."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:limit])
-
-
 def model_name(text: str) -> str | None:
     """Return a model's normalised name; None when it is none, or only a name under which a copy is being fetched."""
     try:
@@ -178,15 +174,16 @@ def _named(entries: Iterable[N]) -> Iterator[tuple[str, N]]:
 def _shown_pull(name: str, pull: PullStatus) -> PullStatus:
     shown = PullStatus()
     shown.CopyFrom(pull)
-    shown.model, shown.reason, shown.hint = name, clean(pull.reason, _REASON_LIMIT), clean(pull.hint, _REASON_LIMIT)
+    shown.reason, shown.hint = printable(pull.reason, _REASON_LIMIT), printable(pull.hint, _REASON_LIMIT)
+    shown.model = name
     return shown
 
 
 def _cleaned(name: str, model: OllamaModel) -> OllamaModel:
     info = OllamaModel(
-        model=name, digest=model.digest, size_bytes=model.size_bytes, family=clean(model.family),
-        parameter_size=clean(model.parameter_size), quantization=clean(model.quantization),
-        capabilities=[clean(item) for item in model.capabilities[:_CAPABILITY_LIMIT]], shape=model.shape,
+        model=name, digest=model.digest, size_bytes=model.size_bytes, family=printable(model.family),
+        parameter_size=printable(model.parameter_size), quantization=printable(model.quantization),
+        capabilities=[printable(item) for item in model.capabilities[:_CAPABILITY_LIMIT]], shape=model.shape,
     )
     if math.isfinite(model.modified_unix_seconds):
         info.modified_unix_seconds = max(model.modified_unix_seconds, 0.0)
@@ -214,14 +211,14 @@ def _away(source: Source) -> str:
     """Return why nothing can be placed on the node now; empty when it can."""
     entry, status = source.entry, source.status
     if entry.link is not Link.UP:
-        return f"{entry.node_id} is {entry.state.value}: {clean(entry.link_reason, _REASON_LIMIT)}"
+        return f"{entry.node_id} is {entry.state.value}: {printable(entry.link_reason, _REASON_LIMIT)}"
     if entry.desired is not Desired.ACTIVE:
         return f"{entry.node_id} is {entry.desired.value}"
     if entry.rest is not Rest.NONE:
         return f"{entry.node_id} is resting: {entry.rest_reason}"
     if status is None:
         return "no Ollama there: its agent reports none"
-    told = clean(status.reason, _REASON_LIMIT)
+    told = printable(status.reason, _REASON_LIMIT)
     if status.state in (SERVICE_STATE_ABSENT, SERVICE_STATE_UNSPECIFIED):
         return f"no Ollama there: {told}" if told else "no Ollama there"
     return "" if status.state == SERVICE_STATE_READY else _not_ready("Ollama", status.state, told)
@@ -232,7 +229,7 @@ def _without_gate(status: OllamaStatus) -> str:
     gate = status.gate
     if gate.state == SERVICE_STATE_READY:
         return ""
-    return _not_ready("the gate", gate.state, clean(gate.reason, _REASON_LIMIT))
+    return _not_ready("the gate", gate.state, printable(gate.reason, _REASON_LIMIT))
 
 
 def _not_ready(what: str, state: ServiceState, told: str) -> str:

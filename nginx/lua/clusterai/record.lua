@@ -6,7 +6,7 @@ local requests = require "clusterai.requests"
 local record = {}
 
 local var = ngx.var
-local find, format, match = string.find, string.format, string.match
+local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
 local TAIL = 4096
 local LONGEST_PATH = 200
 local PLAIN = {} -- what needs no look: our own paths
@@ -16,6 +16,7 @@ local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
 local OPENAI_PROMPT, OPENAI_OUTPUT = '"prompt_tokens"', '"completion_tokens"'
 local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '"input_tokens"', '"output_tokens"'
 local NUMBER = ":%s*(%d+)"
+local COLON, ZERO, NINE = 58, 48, 57
 
 for _, path in ipairs({
     "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
@@ -36,6 +37,20 @@ local function quoted(text)
 end
 record.quoted = quoted
 
+--- Return the number of the field whose name ends before `at`, as text. LuaJIT compiles this; it compiles no pattern.
+local function number_at(tail, at)
+    local from = at + 1
+    local to, digit = from, byte(tail, from)
+    while digit and digit >= ZERO and digit <= NINE do
+        to = to + 1
+        digit = byte(tail, to)
+    end
+    if to > from and byte(tail, at) == COLON then
+        return sub(tail, from, to - 1)
+    end
+    return match(tail, "^" .. NUMBER, at)
+end
+
 --- Return the number of the last field of that name, as text. Where there is but one, as nearly always, nothing steps back from the end.
 local function last(tail, name)
     local at = find(tail, name, 1, true)
@@ -44,7 +59,7 @@ local function last(tail, name)
     elseif find(tail, name, at + 1, true) then
         return match(tail, "^.*" .. name .. NUMBER)
     end
-    return match(tail, "^" .. NUMBER, at + #name)
+    return number_at(tail, at + #name)
 end
 
 --- Return the tokens of prompt and answer that the end of an answer tells, as texts; nothing where it does not.

@@ -36,16 +36,16 @@ class Place:
         self.pki, self.problems = directory / "pki", Problems()
         self.own = (directory / "own.pem", directory / "own.key")
         self.unit = systemd.add(UNIT)
+        self.names: tuple[str, ...] = NAMES
 
     def certificates(
-        self, *, lifetime: timedelta = timedelta(days=7), names: tuple[str, ...] = NAMES, own: bool = False
+        self, *, lifetime: timedelta = timedelta(days=7), own: bool = False
     ) -> GatewayCertificates:
         config: dict[str, Any] = {"certificate": self.own[0], "key": self.own[1]} if own else {}
         authority = Authority.open(self.pki, lifetime=lifetime)
+        settings = GatewayConfig(directory=self.directory, **config)
         return GatewayCertificates(
-            CertificateParts(
-                GatewayConfig(directory=self.directory, **config), authority, names, self.units, self.problems
-            )
+            CertificateParts(settings, authority, lambda: self.names, self.units, self.problems)
         )
 
     def read(self, name: str) -> bytes:
@@ -127,12 +127,18 @@ async def test_placeholders_and_damaged_files_are_replaced(place: Place) -> None
     assert ca in place.read("web.pem")
 
 
-async def test_other_names_make_another_web_certificate_and_leave_the_gateway_s(place: Place) -> None:
-    await place.certificates().look()
-    before = place.read("gateway.pem")
-    await place.certificates(names=(*NAMES, "192.0.2.7")).look()
-    assert "192.0.2.7" in hosts_of(load_credentials(place.directory / "web.pem").chain_pem)
+async def test_a_new_address_makes_another_web_certificate_and_leaves_the_gateway_s(place: Place) -> None:
+    await place.units.start(UNIT)  # type: ignore[arg-type]
+    certificates = place.certificates()
+    await certificates.look()
+    before, reloads = place.read("gateway.pem"), place.unit.reloads
+    place.names = (*NAMES, "192.0.2.7")  # by DHCP, say
+    await certificates.look()
+    assert hosts_of(load_credentials(place.directory / "web.pem").chain_pem) == {*NAMES, "192.0.2.7"}
     assert place.read("gateway.pem") == before
+    assert place.unit.reloads == reloads + 1
+    await certificates.look()
+    assert place.unit.reloads == reloads + 1
 
 
 async def test_they_are_renewed_at_two_thirds_of_life_and_the_running_gateway_takes_them(place: Place) -> None:
