@@ -31,6 +31,7 @@ class Holdings:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Observed] = {}
+        self.servers: dict[str, Observed] = {}  # of these the ones on the server's own machine
         self._held: dict[str, dict[str, Held]] = {}
 
     @property
@@ -42,6 +43,10 @@ class Holdings:
         """Take over what a node tells now; return the names of models that this may change."""
         before = self.nodes.get(node.node_id)
         self.nodes[node.node_id] = node
+        if node.is_server:
+            self.servers[node.node_id] = node
+        else:
+            self.servers.pop(node.node_id, None)
         held = {} if before is None else before.models
         touched = {name for name in held.keys() | node.models.keys() if held.get(name) != node.models.get(name)}
         for name in touched:
@@ -55,6 +60,7 @@ class Holdings:
     def drop(self, node_id: str) -> set[str]:
         """Forget a node; return the names of models that it held."""
         node = self.nodes.pop(node_id, None)
+        self.servers.pop(node_id, None)
         names = set() if node is None else set(node.models)
         for name in names:
             self._forget(name, node_id)

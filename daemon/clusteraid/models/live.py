@@ -143,7 +143,7 @@ class LiveModels:
                 listener()
 
     def _resupply(self) -> None:
-        self._supply = supply(self._desired.all, self.observed.values(), self._refused, self.size_of)
+        self._supply = supply(self._desired.all, self._holdings.servers.values(), self._refused, self.size_of)
 
     def _replace(self, name: str, model: ClusterModel | None) -> None:
         if model is None:
@@ -194,14 +194,14 @@ class LiveModels:
         """Forget what nodes that were removed should have had; others may take their place."""
         named = {node_id for wanted in self._desired.all.values() for node_id in wanted.present | wanted.absent}
         strangers = sorted(named - self.observed.keys())
-        if any(not node.heard and not node.silent for node in self.observed.values()):
-            return False  # right after a start: who could take their place is not known yet
+        if not strangers or any(not node.heard and not node.silent for node in self.observed.values()):
+            return False  # the latter right after a start: who could take their place is not known yet
         for node_id in strangers:
             lost = await self._desired.forget_node(node_id, self._choose)
             self.refresh()
             for wanted, others in lost:
                 self._on_lost(wanted, node_id, others)
-        return bool(strangers)
+        return True
 
     def _first_digest(self, name: str) -> bytes:
         """Return the digest to fix: the server's copy is the one that the others fetch."""

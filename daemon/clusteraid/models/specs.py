@@ -51,7 +51,10 @@ def server_of(nodes: Iterable[Observed]) -> Observed | None:
 def supply(
     desires: Desires, nodes: Iterable[Observed], refused: Mapping[str, object], size_of: Callable[[str], int]
 ) -> Supply:
-    """Return who supplies what. `refused`: models that the server has failed to fetch; sizes in bytes, 0: not known."""
+    """Return who supplies what. Of the nodes those on the server's machine count; sizes in bytes, 0: not known.
+
+    `refused`: models that the server has failed to fetch.
+    """
     server = server_of(nodes)
     origins = {
         name: _origin(wanted, server, size_of(name), refused=name in refused)

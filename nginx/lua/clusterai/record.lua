@@ -7,6 +7,7 @@ local record = {}
 
 local var = ngx.var
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
+local floor = math.floor
 local TAIL = 4096
 local LONGEST_PATH = 200
 local PLAIN = {} -- what needs no look: our own paths
@@ -16,7 +17,7 @@ local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
 local OPENAI_PROMPT, OPENAI_OUTPUT = '"prompt_tokens"', '"completion_tokens"'
 local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '"input_tokens"', '"output_tokens"'
 local NUMBER = ":%s*(%d+)"
-local COLON, ZERO, NINE = 58, 48, 57
+local COLON, LARGEST = 58, 2 ^ 31
 
 for _, path in ipairs({
     "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
@@ -37,16 +38,16 @@ local function quoted(text)
 end
 record.quoted = quoted
 
---- Return the number of the field whose name ends before `at`, as text. LuaJIT compiles this; it compiles no pattern.
+--- Return the number of the field whose name ends before `at`, as text. LuaJIT compiles this as it is; a pattern it does not,
+-- and a loop would make it give up on the callers.
 local function number_at(tail, at)
-    local from = at + 1
-    local to, digit = from, byte(tail, from)
-    while digit and digit >= ZERO and digit <= NINE do
-        to = to + 1
-        digit = byte(tail, to)
+    local stop, brace = find(tail, ",", at, true), find(tail, "}", at, true)
+    if brace and not (stop and stop < brace) then
+        stop = brace
     end
-    if to > from and byte(tail, at) == COLON then
-        return sub(tail, from, to - 1)
+    local number = stop and byte(tail, at) == COLON and tonumber(sub(tail, at + 1, stop - 1))
+    if number and number >= 0 and number < LARGEST and floor(number) == number then
+        return format("%d", number)
     end
     return match(tail, "^" .. NUMBER, at)
 end
