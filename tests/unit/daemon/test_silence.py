@@ -15,12 +15,13 @@ from clusteraid.events import Events
 from clusteraid.nodes import Counter, Nodes
 from clusteraid.pools import Pools
 from clusteraid.ports import CertificateRecord, Enrolment, Role
-from clusteraid.registry import State
+from clusteraid.registry import Link, State
 from clusteraid.sessions import Session, Sessions
 from clusteraid.store import Store
 from clusteraid.store_access import AccessStore
 from clusteraid.store_nodes import NodeStore
 from support.played_pool import PlayedPool
+from support.waiting import until
 
 
 class Scene:
@@ -66,6 +67,18 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield built
         for session in built.opened:
             await built.sessions.close(session)
+
+
+async def test_a_node_that_comes_back_is_one_change_and_gets_its_spec_with_the_welcome(scene: Scene) -> None:
+    reported, changed = [], []
+    scene.nodes.on_reported(lambda node: reported.append(node.entry.link))
+    scene.nodes.on_changed(lambda node: changed.append(node.entry.state))
+    session = await scene.open("alpha")
+    assert (reported, changed) == ([Link.UP], [State.INCOMPATIBLE])  # it tells of no Python
+    await until(lambda: scene.sent)
+    (answer,) = scene.sent
+    assert answer.welcome.spec == session.node.spec
+    assert answer.welcome.spec.reason.startswith("incompatible")
 
 
 async def test_known_nodes_have_one_full_grace_time_after_a_start(scene: Scene) -> None:
