@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,8 @@ async def test_killed_processes_of_a_phone_come_back_and_the_job_ends_right(
 async def kill(phone: Phone, process_ids: list[int]) -> None:
     """End them as Android does; return when there is a worker again."""
     for process_id in process_ids:
-        os.kill(process_id, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a worker ends with its agent
+            os.kill(process_id, signal.SIGKILL)
     await until(lambda: workers(phone) and not {*process_ids} & {*phone.processes()}, WAIT_SECONDS)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -43,9 +44,15 @@ async def test_another_network_ends_the_waiting(seen: list[str], moved: bool) ->
 async def test_a_handshake_is_given_up_after_its_time() -> None:
     """Whatever else is configured for channels: the server here accepts and says nothing."""
 
+    silent: set[asyncio.Task[None] | None] = set()
+
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+        silent.add(asyncio.current_task())
+        with suppress(ConnectionError):
+            await reader.read()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with server, asyncio.timeout(60):
@@ -57,4 +64,7 @@ async def test_a_handshake_is_given_up_after_its_time() -> None:
             await channel.wait_for_state_change(state)
             state = channel.get_state()
         await channel.close(None)
+        server.close()
+        await asyncio.sleep(0.1)  # who was just let in has its task then
+        await asyncio.gather(*(task for task in silent if task is not None))
         assert 0.4 < time.monotonic() - begun < 15  # the default is 20 s
