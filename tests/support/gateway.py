@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -218,6 +218,8 @@ class Gateway:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+        with suppress(ProcessLookupError):  # a worker that a reload had begun to replace may outlive its master
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def status(self, path: str = "/status") -> Any:
         """Return what /status says, or the text of /metrics."""
