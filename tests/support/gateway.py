@@ -209,17 +209,15 @@ class Gateway:
         self.process.wait(STOP_SECONDS)
 
     def stop(self) -> None:
-        """Ask it to end at once, streams and all."""
-        if self.process is None or self.process.poll() is not None:
+        """Ask it to end at once, streams and all; none of its processes is left."""
+        if self.process is None:
             return
-        self.process.terminate()
+        self.process.terminate()  # nothing, when it has ended
         try:
             self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-        with suppress(ProcessLookupError):  # a worker that a reload had begun to replace may outlive its master
-            os.killpg(self.process.pid, signal.SIGKILL)
+        finally:
+            with suppress(ProcessLookupError):  # a worker may outlive its master
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def status(self, path: str = "/status") -> Any:
         """Return what /status says, or the text of /metrics."""
