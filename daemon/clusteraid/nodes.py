@@ -208,7 +208,8 @@ class Nodes:
 
     def facts_received(self, node: Node, facts: NodeFacts) -> None:
         """Take over what the node says about itself; on disk it is written behind."""
-        node.clock_skew, node.wire = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0, None
+        node.clock_skew = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0
+        node.wire = None
         facts.ClearField("clock_unix_seconds")
         if facts != node.facts:
             self._unsaved_facts[node.node_id] = facts.SerializeToString(deterministic=True)

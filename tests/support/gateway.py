@@ -218,6 +218,7 @@ class Gateway:
         finally:
             with suppress(ProcessLookupError):  # a worker may outlive its master
                 os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
 
     def status(self, path: str = "/status") -> Any:
         """Return what /status says, or the text of /metrics."""

@@ -15,7 +15,6 @@ local LARGE = 4 * 1024 * 1024 -- bytes: what of that size is thrown away is coll
 
 local ABSENT = 0
 local NOT_JSON = "it breaks off or is no JSON"
-local found = {model = ABSENT, name = ABSENT, sample = false, sample_length = 0} -- the same for all: what is not made is not collected
 
 --- Return the key's text if it can be one that counts; nothing for others. An escaped key is decoded.
 local function key_text(text, key, key_end)
@@ -92,7 +91,7 @@ end
 --- Look at a body.
 --
 -- @return a table with `model`, `name` (texts, 0 where there are none, false where they are no texts), `sample` and its message's
--- length, good until the next call; or nothing, a stable code and, for "bad-json", what is wrong.
+-- length; or nothing, a stable code and, for "bad-json", what is wrong.
 function body.inspect(text)
     local i, c = after_space(text, 1)
     if not c then
@@ -100,8 +99,7 @@ function body.inspect(text)
     elseif c ~= OPEN_OBJECT then
         return nil, "bad-json", "it is not an object"
     end
-    local messages = nil
-    found.model, found.name, found.sample, found.sample_length = ABSENT, ABSENT, false, 0
+    local found, messages = {model = ABSENT, name = ABSENT, sample = false, sample_length = 0}, nil
     local first, first_byte = after_space(text, i + 1)
     if first_byte == CLOSE_OBJECT then
         i, c = first, first_byte
