@@ -141,21 +141,21 @@ async def _challenge(call: Any, address: str, opening: pb.RequestApprovalRequest
 
 async def _ask_person(
     call: Any, reveal: pb.RequestApprovalRequest, code: str, confirm: Callable[[str], Awaitable[bool]]
-) -> bool:
-    """Reveal the nonce, show the code, and send what the person says of it; whether they accepted."""
-    await call.write(reveal)
-    accepted = await confirm(code)
-    await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=accepted)))
-    return accepted
+) -> bool | None:
+    """Reveal the nonce and show the code: what the person says of it, or None when the round had ended before."""
+    return await confirm(code) if await _sent(call, reveal) else None
 
 
-async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool]) -> pb.EnrollResponse:
+async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool | None]) -> pb.EnrollResponse:
     """Wait for the person here and the one at the server; an end of the call ends the question too."""
     asked = asyncio.create_task(person, name="approval question")
     answered = asyncio.create_task(_answer(call, address, "issued"), name="approval answer")
     try:
         await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
-        if asked.done() and not _accepted(asked):
+        accepted = asked.result() if asked.done() else None
+        if accepted is not None:
+            await _sent(call, pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=accepted)))
+        if accepted is False:
             raise ApprovalEnded(address=address, reason="you said that the codes differ")
         return (await answered).issued
     finally:
@@ -164,12 +164,13 @@ async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool]) -
         await asyncio.gather(asked, answered, return_exceptions=True)
 
 
-def _accepted(asked: "asyncio.Task[bool]") -> bool:
-    """What the person said; when it could not be sent, the server has ended the round and its answer says why."""
+async def _sent(call: Any, message: pb.RequestApprovalRequest) -> bool:
+    """Whether it could be sent; if not, the server has ended the round and its answer says why."""
     try:
-        return asked.result()
+        await call.write(message)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return True
+        return False
+    return True
 
 
 async def _answer(call: Any, address: str, step: str) -> pb.RequestApprovalResponse:

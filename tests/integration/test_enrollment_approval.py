@@ -1,9 +1,11 @@
 """Joining without a token: two people, one code."""
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -103,6 +105,25 @@ async def test_a_node_that_saw_another_code_raises_an_event(trust: Trust) -> Non
     await until(lambda: not trust.approvals.waiting())
     assert "approval-codes-differ" in trust.events.kinds()
     assert await trust.nodes() == []
+
+
+async def test_the_node_s_word_counts_though_the_server_ends_the_round_at_it(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_grpc: Any = importlib.import_module("grpc.aio._call").StreamStreamCall
+    write = of_grpc.write
+
+    async def slow_to_return(call: Any, message: pb.RequestApprovalRequest) -> None:
+        await write(call, message)
+        if message.HasField("confirmed"):
+            await asyncio.sleep(0.2)  # the server has answered by then
+
+    monkeypatch.setattr(of_grpc, "write", slow_to_return)
+    person = Person()
+    asked = asking(trust, person.confirm)
+    person.answer.set_result(False)
+    with pytest.raises(ApprovalEnded, match="you said that the codes differ"):
+        await asked
 
 
 async def test_nobody_s_decision_ends_the_request(tmp_path: Path) -> None:
