@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from clusterai.channel import Patience, Trust, open_channel
 from clusterai.credentials import Credentials
 from clusterai.errors import ClusterAIError, Unreachable
-from clusterai.rpc import secure_channel, split_address
+from clusterai.remote import split_address
 from clusterai.termux import is_android
 from clusterai_agent.addresses import SERVER_PORT, Address, network_changes, parse_all, way_out
 from clusterai_agent.discovery import FoundServer, of_cluster
@@ -196,11 +197,9 @@ class Connection:
 
     async def _opened(self, address: str, credentials: Credentials, ca_pem: bytes) -> Session:
         limit = open_seconds(self._attempt)
-        keys = {"chain_pem": credentials.chain_pem, "key_pem": credentials.key_pem}
         keepalive = _PHONE_KEEPALIVE_SECONDS if is_android() else _KEEPALIVE_SECONDS
-        channel = secure_channel(
-            address, ca_pem=ca_pem, **keys, handshake_seconds=limit, keepalive_seconds=keepalive
-        )
+        trust = Trust(ca_pem, credentials.chain_pem, credentials.key_pem)
+        channel = open_channel(address, trust, Patience(limit, keepalive))
         session = Session(channel, address, self._reports, self._listener, self._logs)
         try:
             self._remember(address, (await session.open(limit)).server_addresses)

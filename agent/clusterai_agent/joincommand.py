@@ -13,7 +13,7 @@ from clusterai.errors import ClusterAIError, Status
 from clusterai.files import read_limited
 from clusterai.ids import parse_node_id, suggest_node_id
 from clusterai.pythons import available_minors
-from clusterai.rpc import split_address
+from clusterai.remote import split_address
 from clusterai.termux import termux_prefix
 from clusterai.tokens import JoinToken
 from clusterai.units import UnitsConfig, UnitsUnavailable, open_units

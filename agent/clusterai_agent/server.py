@@ -3,10 +3,8 @@
 import asyncio
 from typing import Any
 
-import grpc
-
+from clusterai.channel import Channel, Method
 from clusterai.errors import Unreachable
-from clusterai.rpc import from_rpc_error
 from clusterai.v1.node_pb2 import (
     CertificateKind,
     GetEnvironmentLockRequest,
@@ -14,28 +12,30 @@ from clusterai.v1.node_pb2 import (
     RenewRequest,
     RenewResponse,
 )
-from clusterai.v1.node_pb2_grpc import NodeServiceStub
 
 CALL_SECONDS = 20.0
+_RENEW = Method("/clusterai.v1.NodeService/Renew", RenewRequest, RenewResponse)
+_LOCK = Method(
+    "/clusterai.v1.NodeService/GetEnvironmentLock", GetEnvironmentLockRequest, GetEnvironmentLockResponse
+)
 
 
 class Server:
     """The daemon, while a session stands. The connection says through which channel."""
 
     def __init__(self) -> None:
-        self._stub: Any = None
+        self._channel: Channel | None = None
         self._connected = asyncio.Event()
         self.address = ""  # HOST:PORT at which the daemon answered last
 
-    def reached(self, channel: grpc.aio.Channel, address: str) -> None:
+    def reached(self, channel: Channel, address: str) -> None:
         """From now on calls go through this channel."""
-        make_stub: Any = NodeServiceStub
-        self._stub, self.address = make_stub(channel), address
+        self._channel, self.address = channel, address
         self._connected.set()
 
     def lost(self) -> None:
         """There is no session; calls fail until the next."""
-        self._stub = None
+        self._channel = None
         self._connected.clear()
 
     @property
@@ -49,19 +49,16 @@ class Server:
 
     async def renew(self, csr_der: bytes, kind: CertificateKind) -> RenewResponse:
         """Return a new certificate for this node's own identity; raise a ClusterAIError."""
-        response: RenewResponse = await self._call("Renew", RenewRequest(csr_der=csr_der, kind=kind))
+        response: RenewResponse = await self._call(_RENEW, RenewRequest(csr_der=csr_der, kind=kind))
         return response
 
     async def environment_lock(self, environment_hash: str) -> GetEnvironmentLockResponse:
         """Return the lock of an environment; raise a ClusterAIError."""
         request = GetEnvironmentLockRequest(environment_hash=environment_hash)
-        response: GetEnvironmentLockResponse = await self._call("GetEnvironmentLock", request)
+        response: GetEnvironmentLockResponse = await self._call(_LOCK, request)
         return response
 
-    async def _call(self, method: str, request: Any) -> Any:
-        if self._stub is None:
+    async def _call(self, method: Method, request: Any) -> Any:
+        if self._channel is None:
             raise Unreachable(self.address or "the server", "there is no session now", "it is retried by itself")
-        try:
-            return await getattr(self._stub, method)(request, timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
+        return await self._channel.call(method, request, CALL_SECONDS)

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from clusterai.errors import ClusterAIError
-from clusterai.rpc import split_address
+from clusterai.remote import split_address
 from clusterai_agent.addresses import SERVER_PORT
 
 _PAUSE_SECONDS, _ANSWER_SECONDS = 30.0, 4.0

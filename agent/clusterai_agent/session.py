@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-import grpc
-
+from clusterai.channel import Channel, Method, Stream
 from clusterai.errors import ClusterAIError, Status, Unreachable
-from clusterai.rpc import from_rpc_error
 from clusterai.v1.node_pb2 import (
     Farewell,
     Heartbeat,
@@ -24,7 +22,6 @@ from clusterai.v1.node_pb2 import (
     SessionResponse,
     Welcome,
 )
-from clusterai.v1.node_pb2_grpc import NodeServiceStub
 from clusterai.v1.types_pb2 import Sample
 
 log = logging.getLogger(__name__)
@@ -40,6 +37,7 @@ def open_seconds(attempt: int) -> float:
     longer than the one before.
     """
     return OPEN_SECONDS * min(2.0 ** min(max(attempt - 1, 0), 10), _MOST_PATIENT)
+_SESSION = Method("/clusterai.v1.NodeService/Session", SessionRequest, SessionResponse)
 _INTERVALS = (0.01, 300.0)
 _STATUS_PAUSE = 0.2  # changes closer together than this travel as one
 
@@ -100,12 +98,11 @@ class Session:
     """One stream. `open`, then `serve` until it ends, then `close`; never used again."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, address: str, reports: Reports, listener: Listener, logs: LogReader
+        self, channel: Channel, address: str, reports: Reports, listener: Listener, logs: LogReader
     ) -> None:
-        make_stub: Any = NodeServiceStub
         self.channel, self.address = channel, address
-        self._stub, self._reports, self._listener, self._logs = make_stub(channel), reports, listener, logs
-        self._call: Any = None
+        self._reports, self._listener, self._logs = reports, listener, logs
+        self._call: Stream = channel.stream(_SESSION)
         self._writing = asyncio.Lock()
         self._status_changed = asyncio.Event()
         self._interval = 5.0
@@ -121,19 +118,14 @@ class Session:
         """
         try:
             async with asyncio.timeout(limit_seconds):
-                self._call = self._stub.Session()
                 await self._call.write(SessionRequest(hello=self._reports.hello()))
-                response = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
-        except asyncio.InvalidStateError as error:  # the call ended while the hello was written
-            raise await self._why_it_ended() from error
+                response = await self._call.read()  # it tells too why the hello could not be sent
         except TimeoutError as error:
             raise Unreachable(self.address, f"no welcome within {limit_seconds:.0f} s") from error
         return self._welcomed(response)
 
     def _welcomed(self, response: Any) -> Welcome:
-        kind = response.WhichOneof("message") if isinstance(response, SessionResponse) else "the end of the stream"
+        kind = response.WhichOneof("message") if response is not None else "the end of the stream"
         if kind == "farewell":
             raise Dismissed(_ending(response.farewell))
         if kind != "welcome":
@@ -160,9 +152,8 @@ class Session:
 
     async def close(self) -> None:
         """End the stream and its channel."""
-        if self._call is not None:
-            self._call.cancel()
-        await self.channel.close(None)
+        self._call.cancel()
+        await self.channel.close()
 
     def status_changed(self) -> None:
         """Send the node's status soon."""
@@ -172,9 +163,9 @@ class Session:
         while True:
             try:
                 response = await self._call.read()
-            except grpc.aio.AioRpcError as error:
-                return Ending(EndReason.LOST, str(from_rpc_error(error, self.address)))
-            if not isinstance(response, SessionResponse):
+            except ClusterAIError as error:
+                return Ending(EndReason.LOST, str(error))
+            if response is None:
                 return Ending(EndReason.LOST, f"{self.address} closed the session")
             kind = response.WhichOneof("message")
             if kind == "farewell":
@@ -230,11 +221,7 @@ class Session:
     async def _send(self, request: SessionRequest) -> bool:
         """Write one message; False when the stream has ended: the reader then knows why."""
         async with self._writing:
-            try:
-                await self._call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return False
-        return True
+            return await self._call.write(request)
 
     def _log_requested(self, request: LogRequest, tasks: asyncio.TaskGroup) -> None:
         self._log_cancelled(request.request_id)
@@ -262,12 +249,6 @@ class Session:
             self._interval = interval
             if self._wait is not None:
                 _settle(self._wait, True)
-
-    async def _why_it_ended(self) -> ClusterAIError:
-        code, details = await self._call.code(), await self._call.details()
-        trailing = await self._call.trailing_metadata() or grpc.aio.Metadata()
-        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details, debug_error_string="")
-        return from_rpc_error(error, self.address)
 
 
 class Dismissed(ClusterAIError):

@@ -8,23 +8,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import grpc
-
 from clusterai.approval import approval_code, commitment, new_nonce
+from clusterai.channel import Channel, Method, Stream, Trust, open_channel
 from clusterai.credentials import chain_pem
 from clusterai.errors import ClusterAIError, Status, TimedOut, Unreachable
 from clusterai.ids import Identity
 from clusterai.keytool import KeyRequest, fingerprints_in_helper, request_in_helper
-from clusterai.rpc import from_rpc_error, join_address, secure_channel, split_address
+from clusterai.remote import join_address, split_address
 from clusterai.shown_certificates import check_clock, shown_chain
 from clusterai.tokens import JoinToken
 from clusterai.v1 import enrollment_pb2 as pb
-from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from clusterai.v1.types_pb2 import NodeFacts
 
 ENROLLMENT_PORT = 7444
-_CALL_SECONDS = 30
-_DECISION_SECONDS = 16 * 60  # the server forgets a request after 15 minutes and says so
+_CALL_SECONDS = 30.0
+_DECISION_SECONDS = 16 * 60.0  # the server forgets a request after 15 minutes and says so
+_ENROLL = Method("/clusterai.v1.EnrollmentService/Enroll", pb.EnrollRequest, pb.EnrollResponse)
+_REQUEST_APPROVAL = Method(
+    "/clusterai.v1.EnrollmentService/RequestApproval", pb.RequestApprovalRequest, pb.RequestApprovalResponse
+)
 
 
 class WrongAuthority(ClusterAIError):
@@ -97,8 +99,8 @@ async def enroll(
         token_id=token.token_id, token_secret=token.secret, csr_der=request.csr_der, node_name=name, facts=facts,
         clock_unix_seconds=clock(),
     )
-    async with _enrollment(address, authority) as stub:
-        return _enrolled(await stub.Enroll(message, timeout=_CALL_SECONDS), request)
+    async with _enrollment(address, authority) as channel:
+        return _enrolled(await channel.call(_ENROLL, message, _CALL_SECONDS), request)
 
 
 async def request_approval(
@@ -115,8 +117,8 @@ async def request_approval(
     authority = await fetch_ca(address, None)
     request, nonce = await request_in_helper(), new_nonce()
     opening = pb.ApprovalOpening(commitment=commitment(nonce), csr_der=request.csr_der, node_name=name, facts=facts)
-    async with _enrollment(address, authority) as stub:
-        call = stub.RequestApproval(timeout=_DECISION_SECONDS)
+    async with _enrollment(address, authority) as channel:
+        call = channel.stream(_REQUEST_APPROVAL, _DECISION_SECONDS)
         challenge = await _challenge(call, address, pb.RequestApprovalRequest(opening=opening))
         reveal = pb.RequestApprovalRequest(reveal=pb.ApprovalReveal(nonce=nonce))
         code = approval_code(authority.spki_sha256, request.csr_der, nonce, challenge.nonce)
@@ -124,7 +126,7 @@ async def request_approval(
         return _enrolled(await _decided(call, address, person), request)
 
 
-async def _challenge(call: Any, address: str, opening: pb.RequestApprovalRequest) -> pb.ApprovalChallenge:
+async def _challenge(call: Stream, address: str, opening: pb.RequestApprovalRequest) -> pb.ApprovalChallenge:
     """Open the round. Reads while it writes: gRPC holds a failed write back until what came before is read."""
     writing = asyncio.create_task(call.write(opening), name="approval opening")
     try:
@@ -140,13 +142,13 @@ async def _challenge(call: Any, address: str, opening: pb.RequestApprovalRequest
 
 
 async def _ask_person(
-    call: Any, reveal: pb.RequestApprovalRequest, code: str, confirm: Callable[[str], Awaitable[bool]]
+    call: Stream, reveal: pb.RequestApprovalRequest, code: str, confirm: Callable[[str], Awaitable[bool]]
 ) -> bool | None:
     """Reveal the nonce and show the code: what the person says of it, or None when the round had ended before."""
-    return await confirm(code) if await _sent(call, reveal) else None
+    return await confirm(code) if await call.write(reveal) else None
 
 
-async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool | None]) -> pb.EnrollResponse:
+async def _decided(call: Stream, address: str, person: Coroutine[Any, Any, bool | None]) -> pb.EnrollResponse:
     """Wait for the person here and the one at the server; an end of the call ends the question too."""
     asked = asyncio.create_task(person, name="approval question")
     answered = asyncio.create_task(_answer(call, address, "issued"), name="approval answer")
@@ -154,7 +156,7 @@ async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool | N
         await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
         accepted = asked.result() if asked.done() else None
         if accepted is not None:
-            await _sent(call, pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=accepted)))
+            await call.write(pb.RequestApprovalRequest(confirmed=pb.ApprovalConfirmed(accepted=accepted)))
         if accepted is False:
             raise ApprovalEnded(address=address, reason="you said that the codes differ")
         return (await answered).issued
@@ -164,16 +166,7 @@ async def _decided(call: Any, address: str, person: Coroutine[Any, Any, bool | N
         await asyncio.gather(asked, answered, return_exceptions=True)
 
 
-async def _sent(call: Any, message: pb.RequestApprovalRequest) -> bool:
-    """Whether it could be sent; if not, the server has ended the round and its answer says why."""
-    try:
-        await call.write(message)
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return False
-    return True
-
-
-async def _answer(call: Any, address: str, step: str) -> pb.RequestApprovalResponse:
+async def _answer(call: Stream, address: str, step: str) -> pb.RequestApprovalResponse:
     """Read one message of the round and insist on its kind."""
     message = await call.read()
     if not isinstance(message, pb.RequestApprovalResponse):
@@ -184,21 +177,21 @@ async def _answer(call: Any, address: str, step: str) -> pb.RequestApprovalRespo
 
 
 @contextlib.asynccontextmanager
-async def _enrollment(address: str, authority: FetchedCA) -> AsyncIterator[Any]:
-    """A stub on a channel that trusts the checked authority only; failed calls become this project's errors."""
-    target = join_address(*split_address(address, ENROLLMENT_PORT))
-    async with secure_channel(target, ca_pem=authority.pem) as channel:
-        make_stub: Any = EnrollmentServiceStub
-        try:
-            yield make_stub(channel)
-        except grpc.aio.AioRpcError as error:
-            raise _hinted(from_rpc_error(error, target), address) from error
+async def _enrollment(address: str, authority: FetchedCA) -> AsyncIterator[Channel]:
+    """A channel that trusts the checked authority only."""
+    channel = open_channel(join_address(*split_address(address, ENROLLMENT_PORT)), Trust(authority.pem))
+    try:
+        yield channel
+    except Unreachable as error:
+        raise _hinted(error, address) from error
+    finally:
+        await channel.close()
 
 
-def _hinted(error: ClusterAIError, address: str) -> ClusterAIError:
+def _hinted(error: Unreachable, address: str) -> Unreachable:
     """A server that showed its certificates a moment ago and now hangs up wants one of ours: the port of members."""
     host, port = split_address(address, ENROLLMENT_PORT)
-    if not isinstance(error, Unreachable) or port == ENROLLMENT_PORT:
+    if port == ENROLLMENT_PORT:
         return error
     right = f"{join_address(host, ENROLLMENT_PORT)}, or leave the port out"
     fix = (

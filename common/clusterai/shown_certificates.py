@@ -9,7 +9,7 @@ from typing import Any
 
 from clusterai.credentials import validity
 from clusterai.errors import ClusterAIError, Status, Unreachable
-from clusterai.rpc import SERVER_NAME, join_address
+from clusterai.remote import SERVER_NAME, join_address
 from clusterai.termux import how_to_set_the_clock
 
 _CONNECT_SECONDS = 10

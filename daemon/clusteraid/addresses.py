@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import ifaddr  # type: ignore[import-untyped]
 
-from clusterai.rpc import join_address
+from clusterai.remote import join_address
 
 _EVERYWHERE = ("", "0.0.0.0", "::")
 _INSIDE = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "flannel", "vb-", "ve-")

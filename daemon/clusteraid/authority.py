@@ -18,7 +18,7 @@ from clusterai.files import BadFile, CannotWrite, read_limited, sync_directory, 
 from clusterai.ids import ClusterId, Identity, IdentityKind
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import LEAF_LIFETIME, CertificateAuthority, Issued, key_pem, new_csr, new_key
-from clusterai.rpc import SERVER_NAME
+from clusterai.remote import SERVER_NAME
 from clusteraid.access import Caller, Revoked
 from clusteraid.ports import CertificateRecord, CertificateStore
 from clusteraid.revocation import Revocations

@@ -14,7 +14,7 @@ from clusterai.ids import PoolName
 from clusterai.logs import configure_logs
 from clusterai.machine import own_machine_id
 from clusterai.program import Notifier, feed_watchdog, stop_requested
-from clusterai.rpc import join_address
+from clusterai.remote import join_address
 from clusterai.units import Units, UnitsConfig, open_units
 from clusterai.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from clusterai.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server

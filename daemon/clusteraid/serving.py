@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 
 from clusterai.errors import ClusterAIError, Status
-from clusterai.rpc import SERVER_OPTIONS, join_address
+from clusterai.remote import join_address
+from clusterai.rpc import SERVER_OPTIONS
 from clusteraid.access import Access, Listener
 from clusteraid.interceptors import Boundary
 

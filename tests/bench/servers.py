@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from bench.processes import Place, Program
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
-from clusterai.rpc import MAX_MESSAGE_BYTES
+from clusterai.remote import MAX_MESSAGE_BYTES
 from clusterai.tokens import JoinToken
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub

@@ -17,7 +17,8 @@ from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from clusterai.credentials import chain_pem
 from clusterai.pki import key_pem, new_csr, new_key
-from clusterai.rpc import SERVER_NAME, from_rpc_error, secure_channel
+from clusterai.remote import SERVER_NAME
+from clusterai.rpc import from_rpc_error, secure_channel
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.event_pb2 import WatchEventsRequest

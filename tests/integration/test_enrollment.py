@@ -14,7 +14,8 @@ import pytest
 from clusterai.enroll_client import Enrolled, WrongAuthority, enroll, fetch_ca
 from clusterai.errors import Unreachable
 from clusterai.pki import new_csr, new_key, serial_of
-from clusterai.rpc import RemoteError, from_rpc_error, secure_channel
+from clusterai.remote import RemoteError
+from clusterai.rpc import from_rpc_error, secure_channel
 from clusterai.shown_certificates import ClockDiffers
 from clusterai.tokens import JoinToken
 from clusterai.v1.enrollment_pb2 import EnrollRequest, EnrollResponse

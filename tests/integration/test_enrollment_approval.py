@@ -14,7 +14,8 @@ from clusterai.approval import commitment, new_nonce
 from clusterai.enroll_client import ApprovalEnded, Enrolled, request_approval
 from clusterai.errors import ClusterAIError
 from clusterai.pki import new_csr, new_key
-from clusterai.rpc import RemoteError, from_rpc_error, secure_channel
+from clusterai.remote import RemoteError
+from clusterai.rpc import from_rpc_error, secure_channel
 from clusterai.v1 import enrollment_pb2 as pb
 from clusterai.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from clusterai.v1.types_pb2 import NodeFacts

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from clusterai.rpc import CODE_KEY, HINT_KEY
+from clusterai.remote import CODE_KEY, HINT_KEY
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.token_pb2 import CreateTokenRequest, ListTokensRequest

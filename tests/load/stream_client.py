@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clusterai.rpc import SERVER_NAME
+from clusterai.remote import SERVER_NAME
 from clusterai.v1.node_pb2 import SessionResponse
 
 KEEPALIVE_SECONDS = 20.0  # as clusterai.rpc has it for agents

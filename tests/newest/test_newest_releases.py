@@ -11,7 +11,7 @@ from support.tree import ROOT
 PYTHON = "/usr/bin/python3"
 ENVIRONMENT = ROOT / ".venv-newest"
 LIBRARIES = (
-    "grpcio", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify", "segno",
+    "grpcio", "h2", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify", "segno",
 )  # fmt: skip
 FOR_TESTS = ("pyyaml",)
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")

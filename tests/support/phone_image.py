@@ -13,9 +13,8 @@ USER, GROUP = 10123, 10123
 MINORS = {"forky": "3.14", "trixie": "3.13"}  # Termux's own minor now, and one that it had
 _PACKAGES = (
     "apt", "bash", "ca-certificates", "coreutils", "curl", "gpgv", "openssl", "procps", "python3",
-    "python3-grpcio", "python3-msgpack", "python3-numpy", "python3-psutil", "runit", "util-linux", "xz-utils",
+    "python3-msgpack", "python3-numpy", "python3-psutil", "runit", "util-linux", "xz-utils",
 )  # fmt: skip
-_TERMUX_HAS_NONE = ("google", "protobuf*")  # python3-grpcio brings it along
 
 
 def phone_image(release: str) -> Path:
@@ -44,9 +43,6 @@ def _make(release: str, path: Path) -> None:
 def _become_android(path: Path) -> None:
     """Let Python and psutil be as Termux has them, and the user be known."""
     modules = path / "usr/lib/python3/dist-packages"
-    for pattern in _TERMUX_HAS_NONE:
-        for found in modules.glob(pattern):
-            shutil.rmtree(found)
     for library in path.glob("usr/lib/python3.*"):
         (library / "sitecustomize.py").unlink(missing_ok=True)  # a link to Debian's
         shutil.copy(HERE / "sitecustomize.py", library)

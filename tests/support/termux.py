@@ -33,7 +33,7 @@ APT_CONFIG = f"{PREFIX}/etc/apt/apt.conf"
 _SECONDS = 120.0
 # What is installed on the phone before ours: name and version, as Termux has them.
 _PACKAGES = {
-    "python": "3.14.6-1", "python-grpcio": "1.83.0", "python-psutil": "7.2.2-2",
+    "python": "3.14.6-1", "python-psutil": "7.2.2-2",
     "python-numpy": "2.4.4-1", "python-msgpack": "1.2.1-2", "openssl": "1:3.6.3", "openssl-tool": "1:3.6.3",
     "runit": "2.1.2-4", "termux-services": "0.13-1", "termux-tools": "1.46.0", "termux-api": "0.59.1-1",
 }  # fmt: skip

@@ -189,15 +189,15 @@ class TestItsPython:
         await enable(phone)
         await until(lambda: status(phone).get("state") == "connected")
         done = await asyncio.to_thread(phone.upgrade_python, "forky")
-        phone.hide("/usr/lib/python3/dist-packages/grpc")
+        phone.hide("/usr/lib/python3/dist-packages/psutil")
         assert done.returncode == 0, done.stderr
         phone.shell("sv restart clusterai-agent")
-        said = "Python here is 3.14, and Termux's python-grpcio is not installed for it"
+        said = "Python here is 3.14, and Termux's python-psutil is not installed for it"
         log = phone.at(LOG)
         await until(lambda: said in log.read_text())
         assert "pkg upgrade" in log.read_text()
         assert "Traceback" not in log.read_text()
-        phone.show("/usr/lib/python3/dist-packages/grpc")
+        phone.show("/usr/lib/python3/dist-packages/psutil")
         await until(lambda: status(phone).get("state") == "connected")
 
 

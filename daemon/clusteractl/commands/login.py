@@ -8,7 +8,7 @@ from clusteractl.inputs import read_token
 from clusteractl.words import moment
 from clusterai.enroll_client import ENROLLMENT_PORT, Enrolled, enroll
 from clusterai.ids import IdentityKind
-from clusterai.rpc import join_address, split_address
+from clusterai.remote import join_address, split_address
 
 DEFAULT_PORT = 7443
 _EXAMPLES = """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clusterai.rpc import join_address
+from clusterai.remote import join_address
 from clusterai.units import Units
 from clusteraid.addresses import Reach
 from clusteraid.authority import Authority

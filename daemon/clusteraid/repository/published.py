@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusterai import __version__
 from clusterai.files import BadFile, read_limited
-from clusterai.rpc import join_address
+from clusterai.remote import join_address
 from clusterai.v1.cluster_pb2 import CheckResult
 from clusteraid.config import DaemonConfig
 from clusteraid.findings import Check, failed, not_applicable, ok, warning

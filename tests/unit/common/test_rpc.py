@@ -7,17 +7,8 @@ import pytest
 from grpc._cython import cygrpc
 
 from clusterai.errors import ClusterAIError, Status, TimedOut, Unreachable
-from clusterai.rpc import (
-    CLIENT_OPTIONS,
-    SERVER_OPTIONS,
-    BadAddress,
-    RemoteError,
-    error_metadata,
-    from_rpc_error,
-    join_address,
-    split_address,
-    status_of,
-)
+from clusterai.remote import BadAddress, RemoteError, join_address, split_address
+from clusterai.rpc import CLIENT_OPTIONS, SERVER_OPTIONS, error_metadata, from_rpc_error, status_of
 
 
 class NoRoom(ClusterAIError):

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from clusterai import approval, enroll_client, errors, files, keytool, rpc, tokens
+from clusterai import approval, enroll_client, errors, files, keytool, remote, tokens
 from clusterai.errors import ClusterAIError
 from clusteraid import access, approvals, attempts, authority, enrollment, join_tokens, operators
 
 MODULES = (
     access, approval, approvals, attempts, authority, enroll_client, enrollment, errors, files, join_tokens, keytool,
-    operators, rpc, tokens,
+    operators, remote, tokens,
 )  # fmt: skip
 
 
@@ -36,5 +36,5 @@ def test_a_refusal_says_what_failed_and_what_to_do(kind: type[ClusterAIError]) -
 
 
 def test_no_two_refusals_share_a_code() -> None:
-    codes = [kind.code for kind in REFUSALS if kind is not rpc.RemoteError]
+    codes = [kind.code for kind in REFUSALS if kind is not remote.RemoteError]
     assert sorted(codes) == sorted(set(codes))

@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-_OF_TERMUX = {"grpc": "python-grpcio", "psutil": "python-psutil"}
+_OF_TERMUX = {"psutil": "python-psutil"}
 
 # What is left of a module when its files went with the last Python is a directory, which has no origin.
 missing = [package for module, package in _OF_TERMUX.items() if getattr(find_spec(module), "origin", None) is None]
