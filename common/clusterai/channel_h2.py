@@ -26,6 +26,7 @@ from clusterai.remote import MAX_ANSWER_BYTES, SERVER_NAME, meaning, no_answer, 
 _ANSWER_SECONDS = 10.0  # to a ping
 _CLOSE_SECONDS = 0.2  # for the other side's goodbye, which gRPC's servers leave out
 _FRAME_HEAD, _MESSAGE_HEAD, _GOAWAY, _LARGEST_FRAME = 9, 5, 7, 1 << 14
+_CLOSED = "it was closed here"
 _STATUSES = (  # by their numbers
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
@@ -61,19 +62,21 @@ class H2Channel:
 
     async def close(self) -> None:
         """End all calls and the connection."""
+        self._failure = no_answer(self.address, _CLOSED)
         if self._connection is not None:
             await self._connection.close()
 
     async def connected(self) -> "_Connection":
         """Return the connection; raise Unreachable."""
         async with self._connecting:
-            if self._failure is None and self._connection is None:
+            if self._failure is not None:
+                raise self._failure
+            if self._connection is None:
                 try:
                     self._connection = await self._connect()
                 except (OSError, TimeoutError, ValueError) as error:
                     self._failure = no_answer(self.address, _reason(error) or "no TLS connection in time")
-            if self._connection is None:
-                raise self._failure or no_answer(self.address, "")
+                    raise self._failure from error
             return self._connection
 
     async def _connect(self) -> "_Connection":
@@ -296,7 +299,7 @@ class _Connection(asyncio.Protocol):
 
     async def close(self) -> None:
         """End all calls and say goodbye, within a second."""
-        self._lose("it was closed here")
+        self._lose(_CLOSED)
         if not self._lost.is_set():
             with contextlib.suppress(H2Error):
                 self._h2.close_connection()  # the server closes then

@@ -118,11 +118,17 @@ def test_nothing_that_a_server_says_breaks_the_channel(pieces: list[bytes]) -> N
             """It is no connection."""
 
     async def hear() -> None:
-        connection = channel_h2._Connection("127.0.0.1:1", 60.0)
+        channel = H2Channel("127.0.0.1:1", Trust(b""), Patience())
+        channel._connection = connection = channel_h2._Connection("127.0.0.1:1", 60.0)
         connection.connection_made(Transport())
+        stream = channel.stream(ASK)
+        assert await stream.write(Question())
         for piece in pieces:
             connection.data_received(piece)
         connection.connection_lost(None)
+        assert not await stream.write(Question())
+        with pytest.raises(Unreachable):
+            await channel.call(ASK, Question(), 5)
 
     asyncio.run(hear())
 
