@@ -13,12 +13,13 @@ from typing import Any
 
 from bench.measure import Costs, Figure, Machine, median, quantile
 from bench.processes import NEWEST, Fleet, Place, Program, split_processors
-from bench.servers import Daemon, bare_server, free_port
+from bench.servers import Daemon, bare_server
 from clusterai.v1.event_pb2 import WatchEventsRequest
 from clusterai.v1.event_pb2_grpc import EventServiceStub
 from clusterai.v1.node_admin_pb2 import NODE_STATE_READY, ListNodesRequest
 from clusterai.v1.node_admin_pb2_grpc import NodeAdminServiceStub
 from load.identities import enroll_all, save
+from support.ports import free_port
 
 ALL = frozenset(os.sched_getaffinity(0))
 AGENTS, WINDOW_SECONDS, SETTLE_SECONDS, ROUNDS, LIST_CALLS = 2000, 10.0, 5.0, 3, 200

@@ -11,9 +11,9 @@ from pathlib import Path
 from bench.cluster import Cluster, DaskAccess, DaskClient, running_cluster
 from bench.measure import Costs, Figure, interval_of_median, median
 from bench.processes import Place, Program, move, split_processors
-from bench.servers import free_port
 from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
+from support.ports import free_port
 
 TASKS, MEBIBYTES = 2000, 128
 LEAST_ROUNDS, MOST_ROUNDS, WIDTH = 15, 40, 0.04  # rounds go on until each interval of 95 % is that narrow

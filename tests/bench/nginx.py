@@ -13,7 +13,8 @@ from typing import Self
 from bench.measure import Costs
 from bench.processes import STOP_SECONDS, move
 from clusterai.pki import CertificateAuthority
-from support.gateway import Gateway, free_ports
+from support.gateway import Gateway
+from support.ports import free_ports
 
 _HEAD = """daemon off;
 user root;

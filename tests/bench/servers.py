@@ -1,7 +1,6 @@
 """The two servers that are compared: the daemon, and a bare stream server with the same TLS and options."""
 
 import os
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,9 @@ from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
 from clusterai.v1.token_pb2 import CreateTokenRequest
 from clusterai.v1.token_pb2_grpc import TokenServiceStub
+from support.ports import free_port
 
 START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Daemon:

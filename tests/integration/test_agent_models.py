@@ -14,8 +14,9 @@ from clusterai_agent.home import Home
 from fakes.ollama import FakeOllama, fake_ollama
 from fakes.registry import FakeRegistry, make_model
 from support.agent_program import agent, said
-from support.gate_peers import free_port, gateway, is_let_in, through
+from support.gate_peers import gateway, is_let_in, through
 from support.node_daemon import NodeDaemon, agent_toml
+from support.ports import free_port
 from support.waiting import until
 
 LLAMA, SMALL = make_model(size_bytes=100_000), make_model("small:1b", size_bytes=1000, seed=3)

@@ -26,7 +26,6 @@ from support.gate_peers import (
     certificate,
     client_context,
     echo,
-    free_port,
     gateway,
     is_let_in,
     listening,
@@ -34,6 +33,7 @@ from support.gate_peers import (
     through,
 )
 from support.node_daemon import NodeDaemon
+from support.ports import free_port
 
 MIB = 1 << 20
 

@@ -13,8 +13,9 @@ import pytest
 from clusterai.models import GATEWAY_NAME
 from clusterai.pki import CertificateAuthority
 from support.gates import breaks_off, names_itself, running_gate, streams
-from support.gateway import CLUSTER, Gateway, certificate, free_ports, gate_certificate, routes, running_gateway
+from support.gateway import CLUSTER, Gateway, certificate, gate_certificate, routes, running_gateway
 from support.holes import black_hole, mute
+from support.ports import free_ports
 from support.raw_http import Answer, ask, pieces, read_head, request_bytes, sent
 from support.waiting import can_connect, until
 

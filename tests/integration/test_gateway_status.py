@@ -8,7 +8,8 @@ import pytest
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.models.ports import PeerLoad
 from support.gates import running_gate
-from support.gateway import Gateway, free_ports, routes, running_gateway
+from support.gateway import Gateway, routes, running_gateway
+from support.ports import free_ports
 from support.raw_http import ask
 from support.waiting import until
 

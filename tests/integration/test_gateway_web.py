@@ -13,7 +13,8 @@ import pytest
 
 from clusterai.pki import serial_of
 from support.gates import load_pem
-from support.gateway import Gateway, certificate, free_ports, routes, running_gateway
+from support.gateway import Gateway, certificate, routes, running_gateway
+from support.ports import free_ports
 from support.raw_http import Answer, ask, read_head, request_bytes, sent
 from support.tree import ROOT
 from support.waiting import can_connect, until

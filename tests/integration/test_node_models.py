@@ -24,7 +24,6 @@ from fakes.registry import FakeRegistry, make_model
 from support.gate_peers import (
     DirectServer,
     forward,
-    free_port,
     gateway,
     is_let_in,
     listening,
@@ -32,6 +31,7 @@ from support.gate_peers import (
     through,
 )
 from support.node_daemon import NodeDaemon
+from support.ports import free_port
 from support.waiting import until
 
 PART = 100_000

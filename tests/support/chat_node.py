@@ -14,7 +14,8 @@ from clusterai.pki import CertificateAuthority
 from clusterai.tunnels import GateLaunch
 from fakes.registry import MadeModel
 from support.children import Child
-from support.gateway import free_ports, gate_certificate
+from support.gateway import gate_certificate
+from support.ports import free_ports
 from support.tree import ROOT
 
 _START_SECONDS = 60.0

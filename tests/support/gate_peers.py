@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,13 +32,6 @@ class DirectServer(Server):
         if self.away:
             raise Unreachable("the server")
         return await self._daemon.Renew(RenewRequest(csr_der=csr_der, kind=kind), None)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -25,20 +24,12 @@ from typing import Any
 from clusterai.files import write_atomic
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
+from support.ports import free_ports
 from support.tree import ROOT
 
 START_SECONDS, STOP_SECONDS = 30.0, 15.0
 CLUSTER = "spiffe://11111111-2222-4333-8444-555555555555"
 _NGINX = "/usr/sbin/nginx"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
 
 
 def certificate(

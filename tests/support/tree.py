@@ -22,6 +22,8 @@ _LEFT_OUT = {
     "__pycache__",
     "build",
     "dist",
+    "census.json",  # what the README's first command writes
+    "digest.json",
 }
 _TOOLS = Path(sys.executable).parent
 _DEBIAN_BUILD = ("clusteraid", "clusteractl", "clusterai-agent", "python3-clusterai", "tmp", ".debhelper")
