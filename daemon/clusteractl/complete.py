@@ -52,10 +52,11 @@ def _asked(ctx: click.Context, incomplete: str, names: Names) -> list[str]:
 
 
 async def _node_ids(ctl: Ctl) -> list[str]:
-    from clusterai.v1.node_admin_pb2 import ListNodesRequest, ListNodesResponse
+    from clusterai.v1.node_admin_pb2 import NODE_VIEW_BASIC, ListNodesRequest, ListNodesResponse
 
     async with ctl.cluster() as cluster:
-        reply = await cluster.call("NodeAdminService/ListNodes", ListNodesRequest(), ListNodesResponse)
+        request = ListNodesRequest(view=NODE_VIEW_BASIC)
+        reply = await cluster.call("NodeAdminService/ListNodes", request, ListNodesResponse)
     return [node.node_id for node in reply.nodes]
 
 

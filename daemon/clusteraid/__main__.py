@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from clusterai.program import run_program
 from clusteraid.config import DEFAULT_FILE, load_config
 
 PROGRAM = "clusteraid"
+# Each call leaves 5 objects that only Python's collector frees. With 2,000 nodes its run takes 35 ms, since it looks at
+# all that heartbeats replaced since the last one: by default once in 134 calls, so once in 10,000, with 6 MB to free.
+_COLLECT_AFTER_OBJECTS = 50_000
 
 
 def main() -> int:
@@ -33,6 +37,7 @@ def main() -> int:
     from clusteraid.daemon import run
 
     _raise_file_limit()
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     return run_program(lambda: run(arguments.config), PROGRAM)
 
 

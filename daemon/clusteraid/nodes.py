@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from clusterai.errors import ClusterAIError, Status
@@ -40,6 +41,7 @@ from clusteraid.store_nodes import NodeRecord, NodeStore
 from clusteraid.text import printable
 
 log = logging.getLogger(__name__)
+NOTHING_MADE: Mapping[int, bytes] = MappingProxyType({})  # of a node's `wire`
 _ERA_BITS = 24
 _SAVE_FACTS_SECONDS = 5.0
 _REASON_LIMIT = 300
@@ -77,7 +79,7 @@ class Node:
     session: SpecChannel | None = None
     address: str = ""
     clock_skew: float = 0.0
-    wire: bytes | None = None  # what does not change with each heartbeat, in the form in which it is listed
+    wire: Mapping[int, bytes] = field(init=False)  # by NodeView: what heartbeats do not change, as it is listed
     is_phone: bool = field(init=False)  # asked for thousands of nodes at a time
 
     def __post_init__(self) -> None:
@@ -85,7 +87,7 @@ class Node:
 
     def take_facts(self, facts: NodeFacts) -> None:
         """Note what the node says about itself."""
-        self.facts, self.is_phone, self.wire = facts, is_phone(facts), None
+        self.facts, self.is_phone, self.wire = facts, is_phone(facts), NOTHING_MADE
 
     @property
     def node_id(self) -> NodeId:
@@ -166,7 +168,7 @@ class Nodes:
             return
         known = self._nodes.get(NodeId(enrolment.name))
         if known is not None:
-            known.certificate_not_after, known.wire = enrolment.certificate.not_after, None
+            known.certificate_not_after, known.wire = enrolment.certificate.not_after, NOTHING_MADE
             return
         record = NodeRecord(
             NodeId(enrolment.name), enrolment.at, enrolment.facts,
@@ -178,7 +180,7 @@ class Nodes:
     def certificate_renewed(self, node_id: str, not_after: float) -> None:
         """Note the end of a node's newest certificate."""
         node = self.find(node_id)
-        node.certificate_not_after, node.wire = not_after, None
+        node.certificate_not_after, node.wire = not_after, NOTHING_MADE
 
     def remove(self, node: Node) -> None:
         """Forget the node; the store has done so already. What its session still says concerns nobody."""
@@ -197,7 +199,7 @@ class Nodes:
         after = node.entry
         if after is before:
             return
-        node.wire = None
+        node.wire = NOTHING_MADE
         if after.state is not before.state:
             node.since = time.time()
             sentence = f"{node.node_id} is {after.state.value}" + (f": {after.reason}" if after.reason else "")
@@ -209,7 +211,7 @@ class Nodes:
     def facts_received(self, node: Node, facts: NodeFacts) -> None:
         """Take over what the node says about itself; on disk it is written behind."""
         node.clock_skew = facts.clock_unix_seconds - time.time() if facts.clock_unix_seconds else 0.0
-        node.wire = None
+        node.wire = NOTHING_MADE
         facts.ClearField("clock_unix_seconds")
         if facts != node.facts:
             self._unsaved_facts[node.node_id] = facts.SerializeToString(deterministic=True)
@@ -217,7 +219,7 @@ class Nodes:
 
     def status_received(self, node: Node, status: NodeStatus, *opened: SessionOpened) -> None:
         """Take over what the node observed, and compare it with its pool; with its session's begin it is one change."""
-        node.status, node.wire = status, None
+        node.status, node.wire = status, NOTHING_MADE
         before = node.entry
         events: tuple[Event, ...] = (*opened, _said(status), self._judged(node))
         for event in events:

@@ -22,7 +22,7 @@ from clusterai.v1.node_pb2 import (
     Welcome,
 )
 from clusteraid.config import SessionConfig
-from clusteraid.nodes import Counter, Node, Nodes
+from clusteraid.nodes import NOTHING_MADE, Counter, Node, Nodes
 from clusteraid.ports import EventLog
 from clusteraid.registry import Heard, Link, SessionBroken, SessionOpened, Silent
 from clusteraid.session_logs import SessionLogs
@@ -145,7 +145,7 @@ class Sessions:
         self._replace(node, hello)
         session = Session(node, self._epochs.next(), hello, write)
         self._live[node.node_id] = session
-        node.session, node.address, node.wire = None, address, None
+        node.session, node.address, node.wire = None, address, NOTHING_MADE
         self._nodes.facts_received(node, hello.facts)
         node.heard_at = asyncio.get_running_loop().time()
         node.heard_once = True

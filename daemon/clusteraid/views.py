@@ -6,18 +6,27 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse, Node
+from clusterai.v1.node_admin_pb2 import (
+    NODE_STATE_PENDING,
+    NODE_VIEW_BASIC,
+    NODE_VIEW_FULL,
+    ListNodesResponse,
+    Node,
+    NodeView,
+)
 from clusterai.v1.types_pb2 import (
     WORKER_STATE_FAILED,
     WORKER_STATE_HELD,
     WORKER_STATE_REGISTERED,
     WORKER_STATE_RUNNING,
+    GpuFacts,
     NodeFacts,
+    Sample,
     WorkerStatus,
 )
 from clusteraid.approvals import Waiting
+from clusteraid.nodes import NOTHING_MADE, Nodes
 from clusteraid.nodes import Node as KnownNode
-from clusteraid.nodes import Nodes
 from clusteraid.planner import owner_of
 from clusteraid.pool_port import PoolPort, RegisteredWorker
 from clusteraid.pools import Pools
@@ -26,9 +35,10 @@ _REGISTER_SECONDS = 20.0  # a worker that runs longer than this and is not regis
 _UNREGISTERED = (
     "its process runs, but the scheduler does not know it: see `clusteractl logs --node {node} --unit {unit}`"
 )
-# Field numbers of node_admin.proto on the wire: ListNodesResponse.nodes, and Node.last_heard_unix_seconds as a double.
-_NODES_TAG, _LAST_HEARD_TAG = b"\x0a", 9 << 3 | 1
-_LAST_HEARD = struct.Struct("<Bd")
+# Fields on the wire: ListNodesResponse.nodes, Node.last_heard_unix_seconds (a double), Node.sample, Sample.load_1min (a
+# float).
+_NODES_TAG, _LAST_HEARD_TAG, _SAMPLE_TAG, _LOAD_TAG = b"\x0a", 9 << 3 | 1, b"\x32", 3 << 3 | 5
+_LAST_HEARD, _LOAD = struct.Struct("<Bd"), struct.Struct("<cBBf")
 _ByNode = Mapping[str, tuple[RegisteredWorker, ...]]
 
 
@@ -41,19 +51,21 @@ class Views:
         for pool in pools:
             pool.on_changed(partial(self._pool_changed, pool))
 
-    def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool) -> bytes:
+    def nodes(self, waiting: Iterable[Waiting], *, with_samples: bool, basic: bool = False) -> bytes:
         """Return a serialised ListNodesResponse: all nodes by name, then those that wait for approval.
 
-        It is put together from each node's own bytes: thousands of nodes are listed while heartbeats wait.
+        It is put together from each node's own bytes: thousands of nodes are listed while heartbeats wait. `basic`
+        leaves of each node what a table shows, NODE_VIEW_BASIC.
         """
+        view, reading = (NODE_VIEW_BASIC, _load) if basic else (NODE_VIEW_FULL, _whole)
         offset = time.time() - asyncio.get_running_loop().time()
         parts: list[bytes] = []
         for node in sorted(self._nodes, key=lambda node: node.node_id):
-            kept = self._kept(node)
+            kept = self._kept(node, view)
             if node.heard_once:
                 kept += _LAST_HEARD.pack(_LAST_HEARD_TAG, node.heard_at + offset)
             if with_samples and node.sample is not None:
-                kept += Node(sample=node.sample).SerializeToString()
+                kept += reading(node.sample)
             parts += (_NODES_TAG, _varint(len(kept)), kept)
         pending_nodes = ListNodesResponse(nodes=[pending(entry) for entry in waiting])
         return b"".join((*parts, pending_nodes.SerializeToString()))
@@ -78,15 +90,28 @@ class Views:
         wanted = listed if only is None else [one for one in listed if one.pool_name == only.plan.name]
         return sorted(wanted, key=lambda worker: (worker.node_id, worker.worker_name, worker.pool_name))
 
-    def _kept(self, node: KnownNode) -> bytes:
+    def _kept(self, node: KnownNode, view: NodeView) -> bytes:
         """Return the node's bytes, less what changes with each heartbeat."""
-        if node.wire is not None:
-            return node.wire
-        made = self._made(node)
+        kept = node.wire.get(view)
+        if kept is not None:
+            return kept
+        made = self._made(node) if view == NODE_VIEW_FULL else self._basic(node)
         kept = made.SerializeToString()
         if all(worker.state != WORKER_STATE_RUNNING for worker in made.workers):  # that state ends with time
-            node.wire = kept
+            node.wire = {**node.wire, view: kept}
         return kept
+
+    def _basic(self, node: KnownNode) -> Node:
+        entry, facts, pool = node.entry, node.facts, node.spec.pool.pool_name
+        shown = NodeFacts(
+            cpu_count=facts.cpu_count, memory_total_bytes=facts.memory_total_bytes,
+            gpus=[GpuFacts(name=gpu.name) for gpu in facts.gpus],
+        )  # fmt: skip
+        return Node(
+            node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
+            facts=shown, pool_name=pool,
+            workers=[WorkerStatus(worker_name=one.worker_name, state=one.state) for one in self._workers(node)],
+        )  # fmt: skip
 
     def _made(self, node: KnownNode) -> Node:
         entry, pool = node.entry, self._pools.of(node.is_phone)
@@ -123,7 +148,7 @@ class Views:
             grouped[owner] = (*grouped.get(owner, ()), worker)
         for node in self._nodes:
             if grouped.get(node.node_id) != before.get(node.node_id):
-                node.wire = None
+                node.wire = NOTHING_MADE
         self._registered[pool.plan.name] = grouped
 
 
@@ -154,6 +179,15 @@ def merged(
         unit = f"clusterai-worker@{worker.worker_name}"
         worker.reason = worker.reason or _UNREGISTERED.format(node=node_id, unit=unit)
     return worker
+
+
+def _whole(sample: Sample) -> bytes:
+    taken: bytes = sample.SerializeToString()
+    return b"".join((_SAMPLE_TAG, _varint(len(taken)), taken))
+
+
+def _load(sample: Sample) -> bytes:
+    return _LOAD.pack(_SAMPLE_TAG, 5, _LOAD_TAG, sample.load_1min)
 
 
 def _registered_only(known: RegisteredWorker, pool: str) -> WorkerStatus:

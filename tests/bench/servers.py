@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from bench.processes import Place, Program
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
-from clusterai.remote import MAX_MESSAGE_BYTES
+from clusterai.remote import MAX_ANSWER_BYTES
 from clusterai.tokens import JoinToken
 from clusterai.v1.cluster_pb2 import GetStatusRequest
 from clusterai.v1.cluster_pb2_grpc import ClusterServiceStub
@@ -90,7 +90,7 @@ directory = "{self.directory}/gateway"
 
     def calls(self, stub: type, method: str, requests: Iterable[Message], *, seconds: float = 30.0) -> Iterator[Any]:
         """Make calls one after another on one connection; the answer of a streaming one is an iterator."""
-        options = (("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+        options = (("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", MAX_ANSWER_BYTES))
         with grpc.insecure_channel(f"unix:{self.socket}", options=options) as channel:
             ask = getattr(stub(channel), method)
             for request in requests:

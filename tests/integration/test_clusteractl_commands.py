@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clusterai.tokens import JoinToken
+from clusterai.v1.node_admin_pb2 import NODE_VIEW_BASIC, NODE_VIEW_FULL, ListNodesRequest
 from clusterai.v1.token_pb2 import ROLE_NODE, ROLE_OPERATOR
 from support.ctl import Ctl
 from support.fake_daemon import FakeDaemon, made_up_cluster
@@ -51,7 +52,11 @@ async def test_options_may_stand_before_the_command(ctl: Ctl) -> None:
 async def test_the_list_of_nodes_asks_for_readings_and_shows_them(ctl: Ctl, daemon: FakeDaemon) -> None:
     ended = await ctl("node", "list")
     assert "GeForce RTX 4090" in ended.out
-    assert daemon.asked("ListNodes")[0].with_samples
+    await ctl("node", "list", "--json")
+    assert daemon.asked("ListNodes") == [
+        ListNodesRequest(with_samples=True, view=NODE_VIEW_BASIC),
+        ListNodesRequest(with_samples=True, view=NODE_VIEW_FULL),
+    ]
 
 
 @pytest.mark.parametrize(

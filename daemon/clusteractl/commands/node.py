@@ -27,7 +27,8 @@ def list_nodes(ctl: Ctl) -> None:
 
     async def fetch() -> pb.ListNodesResponse:
         async with ctl.cluster() as cluster:
-            request = pb.ListNodesRequest(with_samples=True)
+            view = pb.NODE_VIEW_FULL if ctl.out.as_json else pb.NODE_VIEW_BASIC
+            request = pb.ListNodesRequest(with_samples=True, view=view)
             return await cluster.call("NodeAdminService/ListNodes", request, pb.ListNodesResponse)
 
     reply = ctl.run(fetch())

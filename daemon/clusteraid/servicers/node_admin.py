@@ -33,7 +33,8 @@ class NodeAdminServicer(NodeAdminServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> bytes:
         """Return a serialised ListNodesResponse."""
-        return self._views.nodes(self._approvals.waiting(), with_samples=request.with_samples)
+        basic = request.view == pb.NODE_VIEW_BASIC
+        return self._views.nodes(self._approvals.waiting(), with_samples=request.with_samples, basic=basic)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
         for entry in self._approvals.waiting():
