@@ -14,6 +14,7 @@ from clusterai.program import Notifier
 from clusterai.v1.node_pb2 import NodeStatus
 from clusterai.v1.types_pb2 import (
     EnvironmentState,
+    EnvironmentStatus,
     OllamaStatus,
     PolicyState,
     PolicyStatus,
@@ -104,17 +105,11 @@ class Report:
 
 def described(status: NodeStatus) -> dict[str, Any]:
     """Return the node's status as JSON has it: names of states in lower case, as `clusteractl --json`."""
-    environment = status.environment
     return {
         "observed_generation": status.observed_generation,
         "message": status.message,
-        "environment": {
-            "hash": environment.environment_hash,
-            "state": EnvironmentState.Name(environment.state).removeprefix("ENVIRONMENT_STATE_").lower(),
-            "progress_ratio": round(environment.progress_ratio, 3),
-            "reason": environment.reason,
-            "hint": environment.hint,
-        },
+        "environment": _environment(status.environment),
+        "further_environments": [_environment(further) for further in status.further_environments],
         "workers": [
             {
                 "name": worker.worker_name,
@@ -126,6 +121,16 @@ def described(status: NodeStatus) -> dict[str, Any]:
         ],
         "policy": _policy(status.policy),
         "ollama": _ollama(status.ollama) if status.HasField("ollama") else {},
+    }
+
+
+def _environment(status: EnvironmentStatus) -> dict[str, Any]:
+    return {
+        "hash": status.environment_hash,
+        "state": EnvironmentState.Name(status.state).removeprefix("ENVIRONMENT_STATE_").lower(),
+        "progress_ratio": round(status.progress_ratio, 3),
+        "reason": status.reason,
+        "hint": status.hint,
     }
 
 

@@ -94,9 +94,9 @@ def _status_lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {facts['hint']}")
     if facts.get("message"):
         lines.append(f"  {facts['message']}")
-    environment = facts.get("environment", {})
-    if environment.get("state", "unspecified") != "unspecified":
-        lines.append(f"environment {environment['hash']}: {environment['state']}{_because(environment)}")
+    environments = (facts.get("environment", {}), *facts.get("further_environments", []))
+    known = (one for one in environments if one.get("state", "unspecified") != "unspecified")
+    lines += [f"environment {one['hash']}: {one['state']}{_because(one)}" for one in known]
     lines += [f"worker {worker['name']}: {worker['state']}{_because(worker)}" for worker in facts.get("workers", [])]
     lines += _policy_lines(facts.get("policy", {}))
     lines += _ollama_lines(facts.get("ollama", {}))
