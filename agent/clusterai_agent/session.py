@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -197,14 +198,15 @@ class Session:
             heartbeat = Heartbeat(sequence=sequence, sample=self._reports.sample())
             if not await self._send(SessionRequest(heartbeat=heartbeat)):
                 return
-            while await self._interval_changed_while_waiting():
-                pass
+            wait = self._interval
+            while await self._interval_changed_within(wait):
+                wait = random.uniform(0, self._interval)  # noqa: S311  all are told at once, not heard at once
 
-    async def _interval_changed_while_waiting(self) -> bool:
-        """Wait one interval; True at once when the server sets another."""
+    async def _interval_changed_within(self, seconds: float) -> bool:
+        """Wait so long; True at once when the server sets another interval."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
-        timer = loop.call_later(self._interval, _settle, self._wait, False)
+        timer = loop.call_later(seconds, _settle, self._wait, False)
         try:
             return await self._wait
         finally:

@@ -123,6 +123,7 @@ class Sessions:
         self.config = config
         self._live: dict[NodeId, Session] = {}
         self._interval, self._phone_interval = config.heartbeat_seconds, config.phone_heartbeat_seconds
+        self._started = asyncio.get_running_loop().time()
         self._closing = False
 
     def __len__(self) -> int:
@@ -215,8 +216,8 @@ class Sessions:
             log.warning("the daemon stood still for %.1f s: every node has a full grace time again", since_last)
             for node in self._nodes:
                 node.heard_at = now
-        self._stretch()
         queue = len(self._nodes) / _RETURNS_PER_SECOND  # who was not heard since our start may still stand in it
+        self._stretch(while_returning=now - self._started < queue and len(self._live) < len(self._nodes))
         limits = {phone: self.offline_seconds(phone) - 2 * _TICK_SECONDS for phone in (False, True)}  # never after it
         for node in self._nodes:
             limit = limits[node.is_phone]
@@ -236,10 +237,16 @@ class Sessions:
         """Use other intervals from now on."""
         self.config = config
 
-    def _stretch(self) -> None:
-        """Tell all nodes a longer or shorter interval when their number changed enough, or the settings did."""
+    def _stretch(self, *, while_returning: bool) -> None:
+        """Tell all nodes a longer or shorter interval when their number changed enough, or the settings did.
+
+        While many come back those that are back are heard as seldom as `offline_seconds` allows: their heartbeats would
+        take turns with the others' handshakes.
+        """
         stretch = _stretched(len(self._live), self.config, self._interval / self.config.heartbeat_seconds)
         wanted = self.config.heartbeat_seconds * stretch
+        if while_returning:
+            wanted = max(wanted, self.config.offline_seconds / _INTERVALS_TO_OFFLINE)
         if (wanted, self.config.phone_heartbeat_seconds) == (self._interval, self._phone_interval):
             return
         self._interval, self._phone_interval = wanted, self.config.phone_heartbeat_seconds

@@ -193,6 +193,19 @@ class Reply:
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server. Whoever was let in a moment ago has its handler then.
+
+    `Server.close` alone forgets a connection that was accepted in the same turn of the loop, and its socket stays open.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    for _ in range(_STEPS_TO_ACCEPT):
+        await asyncio.sleep(0)
+    server.close()
+
+
 @dataclass
 class HttpServer:
     """Listens and hands each request to `handle`; calls `aborted` when the client goes before the answer is whole."""
@@ -210,9 +223,7 @@ class HttpServer:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._server.close()
-        for _ in range(_STEPS_TO_ACCEPT):  # who was just let in has a task then
-            await asyncio.sleep(0)
+        await stop_listening(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

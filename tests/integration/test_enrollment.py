@@ -26,6 +26,7 @@ from clusterai.v1.token_pb2 import ROLE_ADMIN
 from clusterai.v1.types_pb2 import NodeFacts
 from clusteraid.join_tokens import TokenRequest
 from clusteraid.ports import Role
+from fakes.http import stop_listening
 from support.trust import Trust
 
 DAY = 86400.0
@@ -244,6 +245,7 @@ async def test_something_else_there_is_told(trust: Trust) -> None:
     async with await asyncio.start_server(answer_in_plain_text, "127.0.0.1", 0) as other:
         with pytest.raises(Unreachable, match="does not speak TLS"):
             await fetch_ca(f"127.0.0.1:{other.sockets[0].getsockname()[1]}", None)
+        await stop_listening(other)
 
 
 async def answer_in_plain_text(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -24,6 +24,7 @@ from clusterai.v1.enrollment_pb2_grpc import (
     add_EnrollmentServiceServicer_to_server,
 )
 from clusterai.v1.types_pb2 import NodeFacts
+from fakes.http import stop_listening
 from support.trust import Trust
 from support.waiting import until
 
@@ -57,6 +58,7 @@ class Impostor:
         """Listen until the end of the block; the address."""
         async with await asyncio.start_server(self._record, "127.0.0.1", 0) as server:
             yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            await stop_listening(server)
             await asyncio.wait_for(asyncio.gather(*self.tasks, return_exceptions=True), 90)
 
     async def _record(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clusterai.pki import serial_of
+from fakes.http import stop_listening
 from support.gates import load_pem
 from support.gateway import Gateway, certificate, routes, running_gateway
 from support.ports import free_ports
@@ -61,7 +62,7 @@ async def site(at: int | Path) -> AsyncIterator[list[tuple[str, dict[str, str]]]
     try:
         yield asked
     finally:
-        server.close()
+        await stop_listening(server)
         await server.wait_closed()
 
 

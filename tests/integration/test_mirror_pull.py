@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterai.models import MIRROR_NAME
-from fakes.http import asked
+from fakes.http import asked, stop_listening
 from fakes.ollama import FakeOllama, damage_blob, fake_ollama
 from fakes.registry import make_model
 from support.gates import load_pem
@@ -46,6 +46,7 @@ async def tunnel(gateway: Gateway) -> AsyncIterator[int]:
 
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
+        await stop_listening(server)
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
 
 

@@ -47,6 +47,7 @@ class Agent:
     ) -> None:
         self._address, self._name, self._context = address, name, context
         self._interval, self._counters = interval, counters
+        self._timer: asyncio.TimerHandle | None = None
         self._nonce = f"{random.getrandbits(64):x}"
         self._stream: Stream | None = None
         self._welcome = asyncio.Event()
@@ -89,31 +90,45 @@ class Agent:
         return hello(self._name, self._nonce).SerializeToString()
 
     def _received(self, response: SessionResponse) -> None:
-        if response.WhichOneof("message") == "welcome":
-            self._welcome.set()
+        match response.WhichOneof("message"):
+            case "welcome":
+                self._interval = response.welcome.heartbeat_interval_seconds or self._interval
+                self._welcome.set()
+            case "heartbeat_interval":
+                self._interval = response.heartbeat_interval.heartbeat_interval_seconds
+                if self._stream is not None:
+                    self._schedule_soon(self._stream)
 
     async def _talk(self, stream: Stream) -> None:
         """Send heartbeats, from a timer rather than a task, until the stream is over."""
         self._counters.connected += 1
         self._counters.sessions += 1
         self._counters.last_connected = time.monotonic()
-        self._schedule(stream, 1, asyncio.get_running_loop().time() + random.random() * self._interval)
+        self._stream = stream
+        self._schedule_soon(stream)
         try:
             await stream.over
         finally:
+            self._stream = None
             self._counters.connected -= 1
             stream.close()
 
-    def _schedule(self, stream: Stream, sequence: int, due: float) -> None:
-        asyncio.get_running_loop().call_at(due, self._beat, stream, sequence, due)
+    def _schedule_soon(self, stream: Stream) -> None:
+        """Send the next heartbeat at any moment of an interval, as the real agent does when it is told another one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._schedule(stream, asyncio.get_running_loop().time() + random.random() * self._interval)
 
-    def _beat(self, stream: Stream, sequence: int, due: float) -> None:
+    def _schedule(self, stream: Stream, due: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(due, self._beat, stream, due)
+
+    def _beat(self, stream: Stream, due: float) -> None:
         if stream.over.done():
             return
         stream.ping_after_silence()
-        stream.send(_HEARTBEATS[sequence % len(_HEARTBEATS)])
         self._counters.beats += 1
-        self._schedule(stream, sequence + 1, due + self._interval)
+        stream.send(_HEARTBEATS[self._counters.beats % len(_HEARTBEATS)])
+        self._schedule(stream, due + self._interval)
 
 
 def contexts(identities: list[NodeIdentity]) -> list[ssl.SSLContext]:

@@ -14,6 +14,7 @@ from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.v1.node_pb2 import CertificateKind, RenewRequest, RenewResponse
 from clusterai_agent.server import Server
+from fakes.http import stop_listening
 from support.node_daemon import CLUSTER_ID, NodeDaemon
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -57,7 +58,7 @@ async def listening(answer: Answer, context: ssl.SSLContext | None = None) -> As
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        server.close()
+        await stop_listening(server)
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterai.pki import CertificateAuthority
+from fakes.http import stop_listening
 from support.gateway import gate_certificate
 from support.raw_http import pieces, read_head
 
@@ -134,7 +135,7 @@ async def running_gate(
     try:
         yield gate
     finally:
-        server.close()
+        await stop_listening(server)
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

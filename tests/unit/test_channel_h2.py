@@ -18,6 +18,7 @@ from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.remote import RemoteError
 from clusterai.v1.node_pb2 import GetEnvironmentLockRequest as Question
 from clusterai.v1.node_pb2 import GetEnvironmentLockResponse as Answer
+from fakes.http import stop_listening
 
 ASK = Method("/test.Service/Ask", Question, Answer)
 AUTHORITY = CertificateAuthority.create("unit")
@@ -44,7 +45,7 @@ async def listening(directory: Path, behaviour: Behaviour, *, protocol: str = "h
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        server.close()
+        await stop_listening(server)
         for writer in writers:
             writer.transport.abort()
         for _ in range(8):

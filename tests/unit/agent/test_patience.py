@@ -11,6 +11,7 @@ from clusterai.rpc import secure_channel
 from clusterai_agent.addresses import network_changes
 from clusterai_agent.connection import LONGEST_DELAY, reconnect_delay
 from clusterai_agent.session import OPEN_SECONDS, open_seconds
+from fakes.http import stop_listening
 
 
 @pytest.mark.parametrize(("attempt", "times"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (1000, 4)])
@@ -65,7 +66,6 @@ async def test_a_handshake_is_given_up_after_its_time() -> None:
             state = channel.get_state()
         taken = time.monotonic() - begun
         await channel.close(None)
-        server.close()
-        await asyncio.sleep(0.1)  # who was just let in has its task then
+        await stop_listening(server)
         await asyncio.gather(*(task for task in silent if task is not None))
         assert 0.4 < taken < 15  # the default is 20 s

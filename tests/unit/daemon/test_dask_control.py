@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusteraid.dask_control import DaskControl
+from fakes.http import stop_listening
 
 Scheduler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HELLO = b'{"event":"workers","workers":[]}\n'
@@ -27,7 +28,7 @@ async def connected_to(path: Path, scheduler: Scheduler) -> AsyncIterator[DaskCo
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        server.close()
+        await stop_listening(server)
         await server.wait_closed()
 
 

@@ -21,6 +21,7 @@ from clusteraid.gateway.data import DataFile
 from clusteraid.gateway.routes import Peer
 from clusteraid.gateway.status import GatewayStatus
 from clusteraid.models.ports import PeerLoad
+from fakes.http import stop_listening
 from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd
 from support.models import FixedInventory, copy, model, ready_ollama
 
@@ -196,3 +197,4 @@ async def test_a_gateway_that_does_not_answer_is_unreachable_within_its_time() -
     async with listening:
         with pytest.raises(Exception, match=f"cannot reach the gateway on 127.0.0.1:{port}"):
             await GatewayStatus(port).read()
+        await stop_listening(listening)

@@ -46,6 +46,13 @@ class Scene:
         self.opened.append(await asyncio.create_task(call()))
         return self.opened[-1]
 
+    def enrol(self, count: int) -> None:
+        """Let there be so many nodes more."""
+        for number in range(count):
+            name = f"n{number}"
+            record = CertificateRecord(f"c{number}", f"spiffe://c1/node/{name}", 5e9)
+            self.nodes.node_enrolled(Enrolment(name, Role.NODE, record, 1.0))
+
     def tick(self, seconds: float, since_last: float = 0.25) -> dict[str, State]:
         """Let the clock be so long after the start; return the states."""
         self.sessions.tick(self.start + seconds, since_last)
@@ -100,10 +107,7 @@ async def test_after_a_stall_silence_counts_anew(scene: Scene) -> None:
 
 
 async def test_after_a_start_many_nodes_have_the_time_that_their_return_takes(scene: Scene) -> None:
-    for number in range(498):
-        name = f"n{number}"
-        record = CertificateRecord(f"c{number}", f"spiffe://c1/node/{name}", 5e9)
-        scene.nodes.node_enrolled(Enrolment(name, Role.NODE, record, 1.0))
+    scene.enrol(498)
     await scene.open("alpha")
     states = scene.tick(16.0)
     assert states["alpha"] is State.OFFLINE  # was back, and fell silent
@@ -127,6 +131,32 @@ async def test_many_nodes_are_heard_less_often_and_go_offline_later(scene: Scene
     await asyncio.sleep(0)
     assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 1.0
     assert scene.nodes.find(NodeId("alpha")).entry.state is not State.OFFLINE
+
+
+@pytest.mark.parametrize(("others", "told"), [(498, [5.0, 1.0]), (0, [])])
+async def test_while_many_come_back_the_others_are_heard_as_seldom_as_their_grace_time_allows(
+    scene: Scene, others: int, told: list[float]
+) -> None:
+    scene.sessions.config = SessionConfig(heartbeat_seconds=1)
+    scene.sessions.tick(scene.start + 60, 0.25)  # no start any more: all are told the interval of this configuration
+    scene.enrol(others)
+    await scene.open("alpha")
+    for seconds in (0.1, 4.9, 5.1, 5.4):  # 500 come back within 5 s
+        states = scene.tick(seconds)
+        assert scene.sessions.offline_seconds(False) == 12.0
+        assert states["alpha"] is State.INCOMPATIBLE  # it tells of no Python
+        await asyncio.sleep(0)
+    changes = [sent.heartbeat_interval for sent in scene.sent if sent.HasField("heartbeat_interval")]
+    assert [change.heartbeat_interval_seconds for change in changes] == told
+
+
+async def test_when_all_are_back_they_are_heard_as_configured_at_once(scene: Scene) -> None:
+    scene.enrol(100)
+    scene.sessions.config = SessionConfig(heartbeat_seconds=1)
+    for node in tuple(scene.nodes):
+        await scene.open(node.node_id)
+    scene.tick(0.3)
+    assert scene.sessions.interval_seconds(False) == 1.0
 
 
 async def test_a_phone_is_heard_seldom_and_may_be_silent_longer(scene: Scene) -> None:
