@@ -35,8 +35,7 @@ _REGISTER_SECONDS = 20.0  # a worker that runs longer than this and is not regis
 _UNREGISTERED = (
     "its process runs, but the scheduler does not know it: see `clusteractl logs --node {node} --unit {unit}`"
 )
-# Fields on the wire: ListNodesResponse.nodes, Node.last_heard_unix_seconds (a double), Node.sample, Sample.load_1min (a
-# float).
+# Fields on the wire: ListNodesResponse.nodes, Node.last_heard_unix_seconds, Node.sample, Sample.load_1min.
 _NODES_TAG, _LAST_HEARD_TAG, _SAMPLE_TAG, _LOAD_TAG = b"\x0a", 9 << 3 | 1, b"\x32", 3 << 3 | 5
 _LAST_HEARD, _LOAD = struct.Struct("<Bd"), struct.Struct("<cBBf")
 _ByNode = Mapping[str, tuple[RegisteredWorker, ...]]
@@ -102,14 +101,14 @@ class Views:
         return kept
 
     def _basic(self, node: KnownNode) -> Node:
-        entry, facts, pool = node.entry, node.facts, node.spec.pool.pool_name
+        entry, facts = node.entry, node.facts
         shown = NodeFacts(
             cpu_count=facts.cpu_count, memory_total_bytes=facts.memory_total_bytes,
             gpus=[GpuFacts(name=gpu.name) for gpu in facts.gpus],
         )  # fmt: skip
         return Node(
             node_id=node.node_id, state=f"NODE_STATE_{entry.state.name}", reason=entry.reason, hint=entry.hint,
-            facts=shown, pool_name=pool,
+            facts=shown, pool_name=node.spec.pool.pool_name,
             workers=[WorkerStatus(worker_name=one.worker_name, state=one.state) for one in self._workers(node)],
         )  # fmt: skip
 
