@@ -41,7 +41,7 @@ from clusteraid.store_nodes import NodeRecord, NodeStore
 from clusteraid.text import printable
 
 log = logging.getLogger(__name__)
-NOTHING_MADE: Mapping[int, bytes] = MappingProxyType({})  # of a node's `wire`
+NOTHING_MADE: Mapping[bool, bytes] = MappingProxyType({})  # of a node's `wire`
 _ERA_BITS = 24
 _SAVE_FACTS_SECONDS = 5.0
 _REASON_LIMIT = 300
@@ -79,7 +79,7 @@ class Node:
     session: SpecChannel | None = None
     address: str = ""
     clock_skew: float = 0.0
-    wire: Mapping[int, bytes] = field(init=False)  # by NodeView: what heartbeats do not change, as it is listed
+    wire: Mapping[bool, bytes] = field(init=False)  # of the basic view or not: what heartbeats do not change, as listed
     is_phone: bool = field(init=False)  # asked for thousands of nodes at a time
 
     def __post_init__(self) -> None:

@@ -6,14 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from clusterai.v1.node_admin_pb2 import (
-    NODE_STATE_PENDING,
-    NODE_VIEW_BASIC,
-    NODE_VIEW_FULL,
-    ListNodesResponse,
-    Node,
-    NodeView,
-)
+from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse, Node
 from clusterai.v1.types_pb2 import (
     WORKER_STATE_FAILED,
     WORKER_STATE_HELD,
@@ -56,11 +49,11 @@ class Views:
         It is put together from each node's own bytes: thousands of nodes are listed while heartbeats wait. `basic`
         leaves of each node what a table shows, NODE_VIEW_BASIC.
         """
-        view, reading = (NODE_VIEW_BASIC, _load) if basic else (NODE_VIEW_FULL, _whole)
+        reading = _load if basic else _whole
         offset = time.time() - asyncio.get_running_loop().time()
         parts: list[bytes] = []
         for node in sorted(self._nodes, key=lambda node: node.node_id):
-            kept = self._kept(node, view)
+            kept = self._kept(node, basic=basic)
             if node.heard_once:
                 kept += _LAST_HEARD.pack(_LAST_HEARD_TAG, node.heard_at + offset)
             if with_samples and node.sample is not None:
@@ -89,15 +82,15 @@ class Views:
         wanted = listed if only is None else [one for one in listed if one.pool_name == only.plan.name]
         return sorted(wanted, key=lambda worker: (worker.node_id, worker.worker_name, worker.pool_name))
 
-    def _kept(self, node: KnownNode, view: NodeView) -> bytes:
+    def _kept(self, node: KnownNode, *, basic: bool) -> bytes:
         """Return the node's bytes, less what changes with each heartbeat."""
-        kept = node.wire.get(view)
+        kept = node.wire.get(basic)
         if kept is not None:
             return kept
-        made = self._made(node) if view == NODE_VIEW_FULL else self._basic(node)
+        made = self._basic(node) if basic else self._made(node)
         kept = made.SerializeToString()
         if all(worker.state != WORKER_STATE_RUNNING for worker in made.workers):  # that state ends with time
-            node.wire = {**node.wire, view: kept}
+            node.wire = {**node.wire, basic: kept}
         return kept
 
     def _basic(self, node: KnownNode) -> Node:

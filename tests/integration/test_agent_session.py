@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +26,7 @@ from clusterai.v1.node_pb2 import (
     Welcome,
 )
 from clusterai.v1.types_pb2 import Sample
+from clusterai_agent import session
 from clusterai_agent.connection import Connection, Whereabouts
 from clusterai_agent.discovery import FoundServer
 from clusterai_agent.home import Home
@@ -114,6 +116,26 @@ async def test_heartbeats_come_at_the_servers_interval_and_a_new_one_counts_at_o
             await until(lambda: len(daemon.last.heartbeats) >= 5)
             assert [beat.sequence for beat in daemon.last.heartbeats][:3] == [1, 2, 3]
             assert running.recorder.specs[0].reason == "nothing to do"
+
+
+async def test_who_is_told_another_interval_is_heard_at_any_moment_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def soon(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr(session, "random", SimpleNamespace(uniform=soon))
+    async with NodeDaemon.serving() as daemon:
+        daemon.interval = 60
+        daemon.enrol(home := Home(tmp_path / "agent"))
+        async with node(home, daemon.address):
+            await until(lambda: daemon.streams and daemon.last.heartbeats)
+            daemon.last.send(heartbeat_interval=HeartbeatInterval(heartbeat_interval_seconds=300))
+            await until(lambda: len(daemon.last.heartbeats) == 2)
+            assert asked == [(0, 300)]
 
 
 async def test_status_travels_when_it_changes(tmp_path: Path) -> None:

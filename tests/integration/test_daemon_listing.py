@@ -9,6 +9,7 @@ import pytest
 
 from clusteractl.views.nodes import node_list
 from clusterai.v1.node_admin_pb2 import (
+    NODE_STATE_DRAINED,
     NODE_VIEW_BASIC,
     NODE_VIEW_FULL,
     NODE_VIEW_UNSPECIFIED,
@@ -101,7 +102,7 @@ async def test_a_change_is_seen_in_both_views(daemon: KillableDaemon, tower: Sim
         async for _ in stub.DrainNode(DrainNodeRequest(node_id="tower"), timeout=60):
             pass
     states = {(await listed(daemon, view))[0].state for view in (NODE_VIEW_BASIC, NODE_VIEW_FULL)}
-    assert len(states) == 1
+    assert states == {NODE_STATE_DRAINED}
     again = await tower.session("second", cpu_count=64)
     assert again.welcome.node_id == "tower"
     counts = {(await listed(daemon, view))[0].facts.cpu_count for view in (NODE_VIEW_BASIC, NODE_VIEW_FULL)}
