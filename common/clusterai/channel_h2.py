@@ -84,8 +84,9 @@ class H2Channel:
         loop, limit = asyncio.get_running_loop(), self._patience.handshake
         async with asyncio.timeout(limit):
             transport, connection = await loop.create_connection(
-                lambda: _Connection(self.address, self._patience.keepalive), host, port, ssl=_context(self._trust),
-                server_hostname=SERVER_NAME, ssl_handshake_timeout=limit, ssl_shutdown_timeout=_CLOSE_SECONDS,
+                lambda: _Connection(self.address, self._patience.keepalive), host, port,
+                ssl=client_context(self._trust), server_hostname=SERVER_NAME,
+                ssl_handshake_timeout=limit, ssl_shutdown_timeout=_CLOSE_SECONDS,
             )
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             transport.abort()
@@ -366,11 +367,12 @@ class _Connection(asyncio.Protocol):
             stream.end(no_answer(self._address, reason))
 
 
-def _context(trust: Trust) -> ssl.SSLContext:
+def client_context(trust: Trust) -> ssl.SSLContext:
     """Return the TLS of one connection: the CA alone, and our certificate. OpenSSL takes that from a file only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=trust.ca_pem.decode("ascii"))
     context.set_alpn_protocols(["h2"])
+    context.set_ecdh_curve("prime256v1")  # gRPC 1.51 takes no other; to begin with X25519 costs a round trip more
     if trust.key_pem is not None and trust.chain_pem is not None:
         with tempfile.NamedTemporaryFile(prefix="clusterai-") as file:  # for its owner alone
             file.write(trust.key_pem + b"\n" + trust.chain_pem)

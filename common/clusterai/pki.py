@@ -19,7 +19,7 @@ from clusterai.errors import BadRequest
 
 __all__ = [
     "CertificateAuthority", "Issued", "PrivateKey", "chain_pem", "check_pair", "hosts_of",
-    "key_pem", "new_csr", "new_key", "renewal_due", "serial_of", "spki_sha256_of",
+    "key_pem", "new_csr", "new_key", "renewal_due", "serial_and_end", "serial_of", "spki_sha256_of",
 ]
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -68,7 +68,13 @@ def spki_sha256_of(certificate_der: bytes) -> bytes:
 
 def serial_of(certificate_pem: bytes) -> str:
     """Return the serial number of the first certificate of the PEM text, in lower-case hex."""
-    return f"{x509.load_pem_x509_certificate(certificate_pem).serial_number:x}"
+    return serial_and_end(certificate_pem)[0]
+
+
+def serial_and_end(certificate_pem: bytes) -> tuple[str, datetime]:
+    """Return the first certificate's serial number, in lower-case hex, and the moment when it ends."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    return f"{certificate.serial_number:x}", _validity(certificate)[1]
 
 
 class CertificateAuthority:

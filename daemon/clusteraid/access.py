@@ -1,16 +1,18 @@
 """Who calls, and whether it may: one table from methods to roles; what is not in it is refused."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from functools import lru_cache
 
 from clusterai.errors import ClusterAIError, InvalidName, Status
 from clusterai.ids import ClusterId, Identity, IdentityKind
-from clusterai.pki import serial_of
+from clusterai.pki import serial_and_end
 from clusteraid.ports import Role
 
 _NODE = frozenset({Role.NODE})
@@ -68,6 +70,12 @@ class Revoked(ClusterAIError):
     code, status = "revoked", Status.UNKNOWN_CALLER
     message = "the certificate of {caller} was revoked"
     hint = "if it belongs to the cluster, join again with a new token from `clusteractl token create`"
+
+
+class Ended(ClusterAIError):
+    code, status = "certificate-ended", Status.UNKNOWN_CALLER
+    message = "the certificate of {caller} ended on {end:%F %T} UTC"
+    hint = "compare the clocks of both machines; if they agree, join again with a new token of this cluster"
 
 
 class Listener(Enum):
@@ -137,12 +145,16 @@ class OpenStreams:
 
 
 class Access:
-    """Decides each call from the table, the certificate, the deny-list and the operators' roles, all in memory."""
+    """Decides each call from the table, the certificate, the deny-list and the operators' roles, all in memory.
+
+    The certificate's end is looked at again: a resumed TLS session lets in one that ended since it was verified.
+    """
 
     def __init__(
-        self, cluster_id: ClusterId, is_revoked: Callable[[str], bool], role_of: Callable[[str], Role | None]
+        self, cluster_id: ClusterId, is_revoked: Callable[[str], bool], role_of: Callable[[str], Role | None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._cluster_id, self._is_revoked, self._role_of = cluster_id, is_revoked, role_of
+        self._cluster_id, self._is_revoked, self._role_of, self._clock = cluster_id, is_revoked, role_of, clock
         self.streams = OpenStreams()
 
     def authorize(
@@ -153,6 +165,7 @@ class Access:
         Raises:
             NotIdentified: no certificate, more than one name in it, or a name outside this cluster.
             Revoked: the certificate is on the deny-list, or its operator is no more.
+            Ended: the certificate has ended.
             Denied: the role may not call this method.
         """
         caller, allowed = self._caller(listener, peer, auth_context), ROLES.get(method)
@@ -170,10 +183,12 @@ class Access:
         if listener is Listener.ENROLLMENT:
             return Caller(Role.STRANGER, peer_address(peer))
         identity = _identity(auth_context.get("peer_spiffe_id", ()), self._cluster_id)
-        serial = _serial(next(iter(auth_context.get("x509_pem_cert", ())), b""))
+        serial, end = _serial_and_end(next(iter(auth_context.get("x509_pem_cert", ())), b""))
         role = Role.NODE if identity.kind is IdentityKind.NODE else self._role_of(identity.name)
         if self._is_revoked(serial) or role is None:
             raise Revoked(caller=f"{identity.kind.value} {identity.name}")
+        if end.timestamp() < self._clock():
+            raise Ended(caller=f"{identity.kind.value} {identity.name}", end=end)
         return Caller(role, peer_address(peer), identity, serial)
 
 
@@ -193,9 +208,9 @@ def _identity(spiffe_ids: Sequence[bytes], cluster_id: ClusterId) -> Identity:
 
 
 @lru_cache(maxsize=4096)
-def _serial(certificate_pem: bytes) -> str:
+def _serial_and_end(certificate_pem: bytes) -> tuple[str, datetime]:
     try:
-        return serial_of(certificate_pem)
+        return serial_and_end(certificate_pem)
     except ValueError as error:
         raise NotIdentified(reason="it cannot be read") from error
 

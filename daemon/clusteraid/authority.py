@@ -176,7 +176,7 @@ class DaemonCertificate:
 
     def server_credentials(self, *, require_client: bool) -> grpc.ServerCredentials:
         """Return credentials that follow renewals without a restart; gRPC asks once for each new connection."""
-        initial = self._configuration(require_client=require_client)
+        initial = self._configuration()
         served = self._issued
 
         def newest() -> Any:  # None: nothing new
@@ -184,13 +184,13 @@ class DaemonCertificate:
             if served is self._issued:
                 return None
             served = self._issued
-            return self._configuration(require_client=require_client)
+            return self._configuration()
 
         return grpc.dynamic_ssl_server_credentials(initial, newest, require_client)
 
-    def _configuration(self, *, require_client: bool) -> grpc.ServerCertificateConfiguration:
-        roots = self._authority.ca_pem if require_client else None
-        return grpc.ssl_server_certificate_configuration([(self._key, self._issued.chain_pem)], roots)
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        # The CA also where no client certificate is asked for: without it Debian 13's gRPC (1.51.1-6) aborts.
+        return grpc.ssl_server_certificate_configuration([(self._key, self._issued.chain_pem)], self._authority.ca_pem)
 
 
 def certificate_record(issued: Issued, identity: Identity) -> CertificateRecord:

@@ -4,7 +4,8 @@ import asyncio
 import struct
 import time
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from operator import attrgetter
 
 from clusterai.v1.node_admin_pb2 import NODE_STATE_PENDING, ListNodesResponse, Node
 from clusterai.v1.types_pb2 import (
@@ -30,7 +31,8 @@ _UNREGISTERED = (
 )
 # Fields on the wire: ListNodesResponse.nodes, Node.last_heard_unix_seconds, Node.sample, Sample.load_1min.
 _NODES_TAG, _LAST_HEARD_TAG, _SAMPLE_TAG, _LOAD_TAG = b"\x0a", 9 << 3 | 1, b"\x32", 3 << 3 | 5
-_LAST_HEARD, _LOAD = struct.Struct("<Bd"), struct.Struct("<cBBf")
+_LAST_HEARD, _BOTH = struct.Struct("<Bd"), struct.Struct("<BdcBBf")
+_NAME = attrgetter("node_id")
 _ByNode = Mapping[str, tuple[RegisteredWorker, ...]]
 
 
@@ -49,16 +51,20 @@ class Views:
         It is put together from each node's own bytes: thousands of nodes are listed while heartbeats wait. `basic`
         leaves of each node what a table shows, NODE_VIEW_BASIC.
         """
-        reading = _load if basic else _whole
         offset = time.time() - asyncio.get_running_loop().time()
         parts: list[bytes] = []
-        for node in sorted(self._nodes, key=lambda node: node.node_id):
-            kept = self._kept(node, basic=basic)
-            if node.heard_once:
-                kept += _LAST_HEARD.pack(_LAST_HEARD_TAG, node.heard_at + offset)
-            if with_samples and node.sample is not None:
-                kept += reading(node.sample)
-            parts += (_NODES_TAG, _varint(len(kept)), kept)
+        for node in sorted(self._nodes, key=_NAME):
+            kept = node.wire.get(basic) or self._made_bytes(node, basic=basic)
+            sample = node.sample if with_samples else None
+            if basic and sample is not None and node.heard_once:  # nearly all: at once
+                load = sample.load_1min
+                heard = _BOTH.pack(_LAST_HEARD_TAG, node.heard_at + offset, _SAMPLE_TAG, 5, _LOAD_TAG, load)
+            else:
+                heard = _LAST_HEARD.pack(_LAST_HEARD_TAG, node.heard_at + offset) if node.heard_once else b""
+                if sample is not None:
+                    taken = (Sample(load_1min=sample.load_1min) if basic else sample).SerializeToString()
+                    heard += b"".join((_SAMPLE_TAG, _varint(len(taken)), taken))
+            parts += (_head(len(kept) + len(heard)), kept, heard)
         pending_nodes = ListNodesResponse(nodes=[pending(entry) for entry in waiting])
         return b"".join((*parts, pending_nodes.SerializeToString()))
 
@@ -82,13 +88,10 @@ class Views:
         wanted = listed if only is None else [one for one in listed if one.pool_name == only.plan.name]
         return sorted(wanted, key=lambda worker: (worker.node_id, worker.worker_name, worker.pool_name))
 
-    def _kept(self, node: KnownNode, *, basic: bool) -> bytes:
-        """Return the node's bytes, less what changes with each heartbeat."""
-        kept = node.wire.get(basic)
-        if kept is not None:
-            return kept
+    def _made_bytes(self, node: KnownNode, *, basic: bool) -> bytes:
+        """Make the node's bytes, less what changes with each heartbeat, and keep them where that alone changes."""
         made = self._basic(node) if basic else self._made(node)
-        kept = made.SerializeToString()
+        kept: bytes = made.SerializeToString()
         if all(worker.state != WORKER_STATE_RUNNING for worker in made.workers):  # that state ends with time
             node.wire = {**node.wire, basic: kept}
         return kept
@@ -173,15 +176,6 @@ def merged(
     return worker
 
 
-def _whole(sample: Sample) -> bytes:
-    taken: bytes = sample.SerializeToString()
-    return b"".join((_SAMPLE_TAG, _varint(len(taken)), taken))
-
-
-def _load(sample: Sample) -> bytes:
-    return _LOAD.pack(_SAMPLE_TAG, 5, _LOAD_TAG, sample.load_1min)
-
-
 def _registered_only(known: RegisteredWorker, pool: str) -> WorkerStatus:
     worker = WorkerStatus(worker_name=known.name, node_id=owner_of(known.name), pool_name=pool)
     _add_registered(worker, known)
@@ -195,6 +189,12 @@ def _add_registered(worker: WorkerStatus, known: RegisteredWorker) -> None:
     worker.thread_count, worker.memory_limit_bytes = known.threads, known.memory_limit
     worker.running_task_count, worker.stored_bytes = known.processing, known.nbytes
     worker.dask_address = known.address
+
+
+@lru_cache(maxsize=4096)
+def _head(size: int) -> bytes:
+    """What stands before a node of that many bytes."""
+    return _NODES_TAG + _varint(size)
 
 
 def _varint(number: int) -> bytes:

@@ -15,7 +15,8 @@ ABSENT = {
     "clusterai_agent.__main__": DASK
     | {"cryptography", "zeroconf", "click", "requests", "rich", "sqlite3", "clusteraid"},
     "clusteractl.__main__": DASK | {"clusteraid", "clusterai_agent", "sqlite3", "dbus_fast", "zeroconf", "psutil"},
-    "clusteraid.__main__": DASK | {"clusteractl", "clusterai_agent", "click", "requests"},
+    "clusteraid.__main__": {"asyncio", "ssl", "_ssl", "_hashlib", "grpc"},  # it sets OpenSSL up before they load it
+    "clusteraid.command": DASK | {"clusteractl", "clusterai_agent", "click", "requests"},
     "clusterai.launch": {"clusteraid", "clusteractl", "clusterai_agent", "grpc", "google", "cryptography", "psutil"},
     "clusterai.rpc": DASK | {"cryptography", "psutil", "click"},
     "clusterai.keytool": {"grpc", "google", "psutil"},

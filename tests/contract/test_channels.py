@@ -1,6 +1,7 @@
 """One suite for both kinds of channels, on a real gRPC server with mutual TLS that runs in threads of its own."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ from clusterai.channel_grpcio import GrpcioChannel
 from clusterai.channel_h2 import H2Channel
 from clusterai.errors import Status, TimedOut, Unreachable
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
-from clusterai.remote import CODE_KEY, HINT_KEY, RemoteError
+from clusterai.remote import CODE_KEY, HINT_KEY, RemoteError, split_address
 from clusterai.rpc import SERVER_OPTIONS
 from clusterai.v1.node_pb2 import GetEnvironmentLockRequest as Question
 from clusterai.v1.node_pb2 import GetEnvironmentLockResponse as Answer
@@ -29,6 +30,8 @@ ASK, REFUSE, SLEEP, TALK, END, HANG, LARGE = (
     for name in ("Ask", "Refuse", "Sleep", "Talk", "End", "Hang", "Large")
 )
 PATIENCE = Patience(handshake=3.0)
+# RFC 8446, 4.1.3: the `random` of a server's hello that asks for another one.
+HELLO_RETRY_REQUEST = bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C")
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,31 @@ async def test_a_call_is_answered(kind: Any, server: Server) -> None:
             *(channel.call(ASK, Question(environment_hash=str(number)), 30) for number in range(50))
         )
         assert [answer.python_minor for answer in answers] == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_server_takes_the_first_hello(kind: Any, server: Server) -> None:
+    """A hello whose key is on a curve that the server does not take costs another round trip, and the work of both."""
+    said = bytearray()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ours, theirs = await asyncio.open_connection(*split_address(server.address, 0))
+        await asyncio.gather(pump(reader, theirs, bytearray()), pump(ours, writer, said))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with opened(kind, address, server.trust) as channel:
+            await channel.call(ASK, Question(), 30)
+    assert said[:1] == b"\x16"  # a record of the handshake
+    assert HELLO_RETRY_REQUEST not in said
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: bytearray) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            seen += data
+            writer.write(data)
+    writer.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

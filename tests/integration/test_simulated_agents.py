@@ -7,11 +7,11 @@ from pathlib import Path
 
 import grpc
 
+from clusterai.channel_h2 import client_context
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.rpc import SERVER_OPTIONS
 from clusterai.v1.node_pb2 import SessionResponse
 from clusterai.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
-from load.agents import contexts
 from load.bare import BareSessions
 from load.identities import issue, node_name
 from load.messages import heartbeat, hello
@@ -39,7 +39,7 @@ async def bare_server() -> AsyncIterator[tuple[grpc.aio.Server, BareSessions, st
 
 
 async def opened(address: str, answers: list[SessionResponse]) -> Stream:
-    (context,) = contexts(issue(AUTHORITY, 1))
+    context = client_context(issue(AUTHORITY, 1)[0].trust)
     return await Stream.open(address, context, hello(node_name(0), "nonce").SerializeToString(), answers.append)
 
 
@@ -73,7 +73,7 @@ async def test_a_certificate_of_another_authority_gets_no_welcome(tmp_path: Path
         (own,), (foreign,) = issue(AUTHORITY, 1), issue(CertificateAuthority.create("another"), 1)
         certificate = tmp_path / "foreign.pem"
         certificate.write_text(foreign.key + foreign.chain)
-        context = contexts([own])[0]
+        context = client_context(own.trust)
         context.load_cert_chain(certificate)
         stream = await Stream.open(address, context, hello("foreign", "nonce").SerializeToString(), answers.append)
         assert await asyncio.wait_for(stream.over, 5)

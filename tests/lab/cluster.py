@@ -12,11 +12,11 @@ Json = dict[str, Any]
 
 
 class Cluster:
-    """The cluster whose server is the machine `server`; all its questions go through clusteractl there."""
+    """The cluster of one server among the machines; all its questions go through clusteractl there."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, server: str = "server") -> None:
         self.lab = lab
-        self.server: Machine = lab["server"]
+        self.server: Machine = lab[server]
 
     def ctl(self, *words: str, seconds: float = 60) -> str:
         """Run clusteractl on the server; return what it printed."""

@@ -10,17 +10,17 @@ import random
 import resource
 import ssl
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from clusterai.channel_h2 import client_context
 from clusterai.v1.node_pb2 import SessionResponse
 from clusterai_agent.connection import reconnect_delay
 from clusterai_agent.session import open_seconds
-from load.identities import NodeIdentity, load
+from load.identities import load
 from load.messages import heartbeat, hello
-from load.stream_client import Stream, client_context
+from load.stream_client import Stream
 
 # What agents measure is not measured here, so it is made once; its bytes change from one heartbeat to the next.
 _HEARTBEATS = tuple(heartbeat(sequence).SerializeToString() for sequence in range(1, 98))
@@ -131,17 +131,6 @@ class Agent:
         self._schedule(stream, due + self._interval)
 
 
-def contexts(identities: list[NodeIdentity]) -> list[ssl.SSLContext]:
-    """Load each agent's certificate, which OpenSSL reads from a file."""
-    with tempfile.NamedTemporaryFile("w") as file:
-        return [_context(identity, Path(file.name)) for identity in identities]
-
-
-def _context(identity: NodeIdentity, file: Path) -> ssl.SSLContext:
-    file.write_text(identity.key + identity.chain)
-    return client_context(file, identity.ca)
-
-
 async def simulate(arguments: argparse.Namespace) -> None:
     """Run the agents until the standard input ends."""
     identities = load(arguments.identities, arguments.first, arguments.count)
@@ -150,7 +139,8 @@ async def simulate(arguments: argparse.Namespace) -> None:
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     tasks = []
-    for identity, context in zip(identities, contexts(identities), strict=True):
+    for identity in identities:
+        context = client_context(identity.trust)
         agent = Agent(arguments.target, identity.node_id, context, arguments.interval, counters)
         tasks.append(asyncio.create_task(agent.run(random.random() * arguments.ramp), name=identity.node_id))
     while await commands.readline():

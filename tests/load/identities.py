@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clusterai.channel import Trust
 from clusterai.credentials import chain_pem
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from clusterai.rpc import secure_channel
@@ -28,6 +29,11 @@ class NodeIdentity:
     key: str
     chain: str
     ca: str
+
+    @property
+    def trust(self) -> Trust:
+        """It trusts the cluster's CA alone, and shows its own certificate."""
+        return Trust(self.ca.encode(), self.chain.encode(), self.key.encode())
 
 
 def node_name(number: int) -> str:

@@ -10,7 +10,6 @@ Sources: RFC 9113 (frames), RFC 7541 (header literals), gRPC's PROTOCOL-HTTP2.md
 import asyncio
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from clusterai.remote import SERVER_NAME
@@ -25,15 +24,6 @@ _FRAME_HEAD, _MESSAGE_HEAD = 9, 5
 _FIRST_WINDOW = 65535  # RFC 9113, 6.9.2
 _INITIAL_WINDOW_SIZE = 4  # its number among the settings
 _OUR_WINDOW = 4 << 20
-
-
-def client_context(certificate: Path, ca_pem: str) -> ssl.SSLContext:
-    """Return the context of one agent: it trusts the cluster's CA alone, and shows its own certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=ca_pem)
-    context.load_cert_chain(certificate)
-    context.set_alpn_protocols(["h2"])
-    return context
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -78,7 +78,9 @@ class Trust:
         self.operators = Operators(self.store, self.authority, self.revocations, self.events)
         self.enrollment.on_enrolled(self.operators.operator_enrolled)
         self.renewals = Renewals(self.authority, self.store, self.revocations)
-        self.access = Access(self.authority.cluster_id, self.revocations.is_revoked, self.operators.role_of)
+        self.access = Access(
+            self.authority.cluster_id, self.revocations.is_revoked, self.operators.role_of, self.clock
+        )
         self.enrollment_address = self.address = ""
 
     @classmethod

@@ -1,5 +1,6 @@
 """The table of roles: every method of every service is in it, and what is not is refused."""
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from clusterai import v1
 from clusterai.errors import ClusterAIError
 from clusterai.ids import ClusterId
-from clusterai.pki import CertificateAuthority, new_csr, new_key
-from clusteraid.access import ROLES, Access, Caller, Denied, Listener, NotIdentified, Revoked, peer_address
+from clusterai.pki import LEAF_LIFETIME, CertificateAuthority, new_csr, new_key
+from clusteraid.access import ROLES, Access, Caller, Denied, Ended, Listener, NotIdentified, Revoked, peer_address
 from clusteraid.ports import Role
 
 CLUSTER = ClusterId("c1")
@@ -146,6 +147,19 @@ def test_a_revoked_certificate_and_a_forgotten_operator_are_refused() -> None:
     assert refused.value.advice
     with pytest.raises(Revoked, match="operator ada"):
         decide(LIST_NODES, ADA, None)
+
+
+@pytest.mark.parametrize("late", [-60, 60])
+def test_a_certificate_that_ended_is_refused_whatever_tls_resumed(late: float) -> None:
+    then = time.time() + LEAF_LIFETIME.total_seconds() + late
+    gate = Access(CLUSTER, lambda _: False, lambda _: Role.ADMIN, lambda: then)
+    if late < 0:
+        assert gate.authorize(SESSION, Listener.MUTUAL_TLS, "ipv4:1.2.3.4:5", NODE).name == "node pi4"
+        return
+    with pytest.raises(Ended, match="node pi4 ended on") as refused:
+        gate.authorize(SESSION, Listener.MUTUAL_TLS, "ipv4:1.2.3.4:5", NODE)
+    assert refused.value.advice
+    assert refused.value.status.exit_code == 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""A server on the newest Debian, whose gRPC, OpenSSL and Python are newer: it starts, and nodes join it."""
+
+import pytest
+
+from lab.cluster import Cluster
+from lab.lab import Lab
+
+
+@pytest.fixture(scope="module")
+def newer(lab: Lab) -> Cluster:
+    """What was a node, and was purged, with the server's packages; and a node for it, with another Python."""
+    lab["gamma"].install("clusteraid")
+    lab["alpha"].install("clusterai-agent")
+    return Cluster(lab, server="gamma")
+
+
+def test_its_own_node_becomes_ready(newer: Cluster) -> None:
+    newer.until_state("gamma", "ready")
+    assert newer.server.unit("clusteraid.service", "NRestarts") == "0"
+    assert newer.server.failed_units() == []
+
+
+def test_an_older_machine_joins_it(newer: Cluster) -> None:
+    newer.join("alpha", "--server", newer.server.address)
+    newer.until_state("alpha", "incompatible")
+    assert "3.13" in newer.node("alpha")["reason"]
+    assert newer.server.unit("clusteraid.service", "NRestarts") == "0"
+
+
+def test_the_doctor_finds_nothing_failed(newer: Cluster) -> None:
+    checks = newer.json("doctor")["checks"]
+    assert checks
+    assert [check for check in checks if check["outcome"] == "failed"] == []
