@@ -8,14 +8,15 @@ from pathlib import Path
 
 _VARIABLE = "OPENSSL_CONF"
 _FILE = Path(__file__).with_name("data") / "openssl.cnf"
+_INCLUDED = Path("/etc/ssl/openssl.cnf")
 
 
 def load() -> None:
     """Have OpenSSL read our file, unless the environment names another. It counts only before anything loads OpenSSL.
 
-    A file that OpenSSL does not take, such as one that includes what is not there, leaves it as it is without any.
+    Where the machine has its own file elsewhere, OpenSSL reads that one alone; where it is damaged, it does without.
     """
-    if _VARIABLE in os.environ:
+    if _VARIABLE in os.environ or not _INCLUDED.exists():
         return
     os.environ[_VARIABLE] = str(_FILE)
     try:

@@ -19,7 +19,6 @@ from support.tree import ROOT, python_path
 
 # What HTTP/2 begins with: the preface and empty settings. Tickets come before the answer.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-
 LEAST_TICKET_BYTES = 400  # less than a certificate of ours
 
 
@@ -85,9 +84,11 @@ def test_children_do_not_inherit_the_file() -> None:
     assert in_a_fresh_interpreter("print('OPENSSL_CONF' in os.environ)") == "False"
 
 
-def test_a_file_that_openssl_does_not_take_stops_nothing(tmp_path: Path) -> None:
-    broken = tmp_path / "openssl.cnf"
-    broken.write_text(".include /nowhere/openssl.cnf\n[nonsense\n")
-    before = f"import pathlib; openssl._FILE = pathlib.Path({str(broken)!r})"
+@pytest.mark.parametrize("name", ["_FILE", "_INCLUDED"])
+def test_a_file_that_is_damaged_or_not_there_stops_nothing(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "openssl.cnf"
+    if name == "_FILE":
+        file.write_text(".include /nowhere/openssl.cnf\n[nonsense\n")
     shown = "print(ssl.create_default_context().protocol.name, os.environ.get('OPENSSL_CONF'))"
-    assert in_a_fresh_interpreter(shown, before) == "PROTOCOL_TLS_CLIENT None"
+    said = in_a_fresh_interpreter(shown, before=f"import pathlib; openssl.{name} = pathlib.Path({str(file)!r})")
+    assert said == "PROTOCOL_TLS_CLIENT None"
