@@ -227,7 +227,7 @@ async def test_ctrl_c_leaves_the_pull_going_and_says_how_to_see_it(as_json: bool
 
 
 async def test_a_server_that_fetches_first_leaves_its_place_when_it_has_done(ctl: Ctl, daemon: FakeDaemon) -> None:
-    daemon.cluster.pull_steps, daemon.cluster.stream_pause_seconds = model_samples.server_first(), 0.3
+    daemon.cluster.pull_steps, daemon.cluster.stream_pause_seconds = model_samples.server_first(), 1.0
     shown = await on_terminal(ctl, "model", "pull", LLAMA)
     last = shown[shown.index("60 %") :]
     assert "server" in shown[: shown.index("60 %")]

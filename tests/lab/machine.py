@@ -15,7 +15,7 @@ from lab.commands import PATH, CommandFailed, finished, run
 from lab.network import GATEWAY, Network
 from lab.processes import Process
 
-_BOOT_SECONDS, _STOP_SECONDS = 180.0, 10.0
+_BOOT_SECONDS, _STOP_SECONDS, _START_AGAIN = 180.0, 10.0, 5
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,11 @@ class Machine:
 
     def _start_again_what_debian_lost(self) -> None:
         """Start again units that failed at boot and are not ours: on a busy machine a container loses one at times."""
-        for unit in self.failed_units():
-            if not unit.startswith("clusterai"):
-                self.run(["systemctl", "start", unit], check=False)
+        for _ in range(_START_AGAIN):
+            lost = [unit for unit in self.failed_units() if not unit.startswith("clusterai")]
+            if not lost:
+                return
+            self.run(["systemctl", "start", *lost], check=False)
 
     def _find_first(self) -> Process | None:
         assert self._container is not None

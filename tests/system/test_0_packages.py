@@ -23,10 +23,13 @@ with Lab({"lonely": "bookworm"}):
 
 
 @pytest.mark.parametrize("release", ["bookworm", "trixie"])
-def test_packages_are_reproducible_and_lintian_finds_nothing(release: str, tmp_path: Path) -> None:
-    packages = repository.build(tmp_path, release=release, verify=True)
+def test_packages_are_reproducible_and_lintian_finds_nothing(
+    release: str, tmp_path_factory: pytest.TempPathFactory, built: dict[str, list[Path]]
+) -> None:
+    packages = repository.build(tmp_path_factory.mktemp("packages"), release=release, verify=True)
     assert {package.name.partition("_")[0] for package in packages} == PACKAGES
     assert all(package.name.endswith("_all.deb") for package in packages)
+    built[release] = packages
 
 
 def test_a_lab_that_is_killed_is_removed_by_the_next() -> None:

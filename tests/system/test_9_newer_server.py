@@ -9,6 +9,7 @@ from lab.lab import Lab
 @pytest.fixture(scope="module")
 def newer(lab: Lab) -> Cluster:
     """What was a node, and was purged, with the server's packages; and a node for it, with another Python."""
+    lab["gamma"].write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/repository ./\n")  # before, its server's
     lab["gamma"].install("clusteraid")
     lab["alpha"].install("clusterai-agent")
     return Cluster(lab, server="gamma")
