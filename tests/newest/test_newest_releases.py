@@ -24,7 +24,8 @@ LEFT_OUT = ("tests/unit/support", *(
     f"tests/integration/test_{name}"
     for name in (
         "dask_*", "two_pools*", "policy_compute*", "census*", "digest*", "local*", "faults_*",
-        "handshakes*", "clusteractl_dask*", "gate*", "*_models*", "*_placement*", "mirror_pull*", "ollama_*", "repository_*", "webui_*", "environment_*",
+        "handshakes*", "clusteractl_dask*", "gate*", "*_models*", "*_placement*",
+        "mirror_pull*", "ollama_*", "repository_*", "webui_*", "environment_*",
     )
 ))  # fmt: skip
 
