@@ -85,18 +85,21 @@ local function tail_of(request)
     return #tail > TAIL and tail:sub(-TAIL) or tail
 end
 
---- Return the seconds to the first byte of the node's answer, over all tries; nothing when there was none.
+--- Return the seconds to the first byte of the node's answer, over all tries, and as text; nothing when there was none.
 local function first_byte_of()
     local times = var.upstream_header_time
     local seconds = tonumber(times)
     if seconds or not times then
-        return seconds
+        return seconds, times
     end
     local sum = 0 -- several tries: "0.700, 0.012"
     for time in times:gmatch("[%d.]+") do
         sum = sum + time
     end
-    return times:find("%d$") and sum or nil
+    if times:find("%d$") then
+        return sum, format("%.3f", sum)
+    end
+    return nil
 end
 
 --- Return the path in quotes, as the log has it.
@@ -112,7 +115,7 @@ end
 --- Return what the log says of the node's answer, a comma behind it.
 local function answer_fields(request, first_byte)
     local prompt, output = record.tokens(tail_of(request))
-    return '"first_byte_seconds":' .. format("%.3f", first_byte) .. (prompt and ',"prompt_tokens":' .. prompt or "")
+    return '"first_byte_seconds":' .. first_byte .. (prompt and ',"prompt_tokens":' .. prompt or "")
         .. (output and ',"output_tokens":' .. output or "") .. ","
 end
 
@@ -136,8 +139,11 @@ function record.write()
     local node, model = request.node or "", request.model
     gateway.remember(request)
     gateway.leave(request)
-    local first_byte = node ~= "" and first_byte_of() or nil
-    var.clusterai = fields(request, node, first_byte)
+    local first_byte, shown_first_byte
+    if node ~= "" then
+        first_byte, shown_first_byte = first_byte_of()
+    end
+    var.clusterai = fields(request, node, shown_first_byte)
     metrics.count(model and model.name or "", node, ngx.status, first_byte, ngx.now() - ngx.req.start_time())
 end
 

@@ -1,5 +1,6 @@
 """The gateway's decisions, without a gateway: names, choice, closest names, tokens, tables."""
 
+import bisect
 import json
 import zlib
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_tokens_are_read_from_the_end_of_an_answer(tmp_path: Path, tail: str) ->
         local prompt, output = require("clusterai.record").tokens(given.tail)
         return {prompt or cjson.null, output or cjson.null}"""
     assert run_lua(tmp_path, script, {"tail": tail}) == TAILS[tail]
+
+
+def test_each_time_falls_into_the_first_bucket_that_holds_it(tmp_path: Path) -> None:
+    script = """
+        local metrics = require "clusterai.metrics"
+        local _, bounds = metrics.all()
+        local found = {}
+        for index, seconds in ipairs(given) do found[index] = metrics.bucket(seconds) end
+        return {bounds, found}"""
+    times = [0, 0.005, 0.0051, 0.02, 0.1, 0.2, 0.25, 0.3, 0.5, 1, 1.5, 2.5, 5, 7, 10, 29, 30, 60, 61, 300, 301, 1801]
+    bounds, found = run_lua(tmp_path, script, times)
+    assert found == [bisect.bisect_left(bounds, seconds) + 1 for seconds in times]
+    assert set(found) == set(range(1, len(bounds) + 2))
 
 
 def test_the_checksum_of_a_text_is_nginx_s_own(tmp_path: Path) -> None:
