@@ -104,7 +104,6 @@ class Session:
         self.channel, self.address = channel, address
         self._reports, self._listener, self._logs = reports, listener, logs
         self._call: Stream = channel.stream(_SESSION)
-        self._writing = asyncio.Lock()
         self._status_changed = asyncio.Event()
         self._interval = 5.0
         self._wait: asyncio.Future[bool] | None = None
@@ -196,7 +195,7 @@ class Session:
         while True:
             sequence += 1
             heartbeat = Heartbeat(sequence=sequence, sample=self._reports.sample())
-            if not await self._send(SessionRequest(heartbeat=heartbeat)):
+            if not await self._call.write(SessionRequest(heartbeat=heartbeat)):
                 return
             wait = self._interval
             while await self._interval_changed_within(wait):
@@ -216,14 +215,9 @@ class Session:
         while True:
             await self._status_changed.wait()
             self._status_changed.clear()
-            if not await self._send(SessionRequest(status=self._reports.status())):
+            if not await self._call.write(SessionRequest(status=self._reports.status())):
                 return
             await asyncio.sleep(_STATUS_PAUSE)
-
-    async def _send(self, request: SessionRequest) -> bool:
-        """Write one message; False when the stream has ended: the reader then knows why."""
-        async with self._writing:
-            return await self._call.write(request)
 
     def _log_requested(self, request: LogRequest, tasks: asyncio.TaskGroup) -> None:
         self._log_cancelled(request.request_id)
@@ -242,7 +236,7 @@ class Session:
     async def _send_logs(self, request: LogRequest) -> None:
         async with contextlib.aclosing(self._logs.answer(request)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                if not await self._send(SessionRequest(log_chunk=chunk)):
+                if not await self._call.write(SessionRequest(log_chunk=chunk)):
                     return
 
     def _set_interval(self, seconds: float) -> None:

@@ -42,7 +42,10 @@ class Stream(Protocol):
     """One call with messages in both directions."""
 
     async def write(self, message: Any) -> bool:
-        """Send a message; False when the call has ended: `read` then says why."""
+        """Send a message; False when the call has ended: `read` then says why.
+
+        Once the first is sent several may write at once. Who stops waiting half-way breaks nothing: it is sent anyway.
+        """
 
     async def read(self) -> Any:
         """Return the next message; None when the other side ended the call well.

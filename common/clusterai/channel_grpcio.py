@@ -46,11 +46,16 @@ class GrpcioStream:
 
     def __init__(self, call: Any, address: str) -> None:
         self._call, self._address = call, address
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time
 
     async def write(self, message: Any) -> bool:
-        """Send a message; False when the call has ended."""
+        """Send a message; False when the call has ended. gRPC ends the call when who waits for it is cancelled."""
+        return await asyncio.shield(asyncio.create_task(self._write(message), name="message"))
+
+    async def _write(self, message: Any) -> bool:
         try:
-            await self._call.write(message)
+            async with self._writing:
+                await self._call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return False
         return True

@@ -336,8 +336,9 @@ async def test_closing_ends_the_calls_of_h2(server: Server) -> None:
             await channel.call(ASK, Question(), 5)
 
 
-async def test_a_message_that_is_given_up_half_way_breaks_no_other(server: Server) -> None:
-    async with opened(H2Channel, server.address, server.trust) as channel:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_message_that_is_given_up_half_way_breaks_no_other(kind: Any, server: Server) -> None:
+    async with opened(kind, server.address, server.trust) as channel:
         stream = channel.stream(LARGE)
         assert await stream.write(Question(environment_hash="x"))
         await stream.read()
@@ -348,3 +349,14 @@ async def test_a_message_that_is_given_up_half_way_breaks_no_other(server: Serve
         assert writing.cancelled()
         assert await stream.write(Question(environment_hash="xy"))
         assert [len((await stream.read()).lock_text) for _ in range(2)] == [3_600_000, 8]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_several_may_write_at_once(kind: Any, server: Server) -> None:
+    async with opened(kind, server.address, server.trust) as channel:
+        stream = channel.stream(LARGE)
+        assert await stream.write(Question(environment_hash="x"))
+        sizes = [1 << number for number in range(1, 18)]
+        writing = asyncio.gather(*(stream.write(Question(environment_hash="x" * size)) for size in sizes))
+        assert [len((await stream.read()).lock_text) for _ in range(18)] == [4 * size for size in (1, *sizes)]
+        assert await writing == [True] * 17
