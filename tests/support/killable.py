@@ -1,6 +1,7 @@
 """A real daemon for fault tests: a child on the loopback interface that can be killed and started again."""
 
 import asyncio
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -86,11 +87,19 @@ announce = {str(self._announce).lower()}
     async def start(self) -> None:
         """Start it and wait until it answers on its socket."""
         process = await self.launch()
-        async with asyncio.timeout(START_SECONDS), local_channel(self.socket) as channel:
-            stub: Any = ClusterServiceStub(channel)
-            while not await _answers(stub):
+        async with asyncio.timeout(START_SECONDS):
+            while not self._listens():  # gRPC would try again after 0.25 s, then ever more seldom
                 assert process.returncode is None, f"the daemon ended with {process.returncode}: {self.said()}"
                 await asyncio.sleep(0.02)
+            async with local_channel(self.socket) as channel:
+                stub: Any = ClusterServiceStub(channel)
+                while not await _answers(stub):
+                    assert process.returncode is None, f"the daemon ended with {process.returncode}: {self.said()}"
+                    await asyncio.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def heal(self) -> None:
         """Start without the wrapper from now on."""
