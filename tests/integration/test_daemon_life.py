@@ -35,6 +35,7 @@ from clusterai.v1.unit_pb2_grpc import UnitServiceStub
 from support.killable import KillableDaemon, killable_daemon
 from support.sim_node import operator, sim_node, state
 from support.tree import ROOT, python_path
+from support.waiting import until
 
 
 @pytest.fixture
@@ -311,6 +312,7 @@ async def test_the_local_agents_token_is_there_until_it_is_used(tmp_path: Path) 
     daemon.config.write_text(text)
     await daemon.start()
     try:
+        await until(token_file.exists)  # it answers before it is ready
         assert token_file.stat().st_mode & 0o777 == 0o640
         text, address = token_file.read_text().splitlines()
         token = JoinToken.parse(text)
