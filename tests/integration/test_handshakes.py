@@ -13,6 +13,7 @@ import pytest
 from clusterai.channel import Trust
 from clusterai.channel_h2 import client_context
 from clusterai.remote import SERVER_NAME, split_address
+from clusteraid import openssl
 from support.killable import killable_daemon
 from support.sim_node import sim_node
 from support.tree import ROOT, python_path
@@ -20,6 +21,7 @@ from support.tree import ROOT, python_path
 # What HTTP/2 begins with: the preface and empty settings. Tickets come before the answer.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 LEAST_TICKET_BYTES = 400  # less than a certificate of ours
+NO_TICKETS = "bool(made.options & ssl.OP_NO_TICKET)"
 
 
 def sent_after_handshake(address: str, trust: Trust) -> int:
@@ -73,11 +75,15 @@ async def test_there_are_no_tickets_unless_the_administrator_s_own_file_wants_th
         assert (sent > 2 * LEAST_TICKET_BYTES) is own_file, sent
 
 
-def test_the_machine_s_own_settings_hold_on() -> None:
-    shown = "print([cipher['name'] for cipher in ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).get_ciphers()])"
-    program = [sys.executable, "-c", f"import ssl; {shown}"]
-    plain = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert in_a_fresh_interpreter(shown) == plain.stdout.strip()
+def test_the_machine_s_own_settings_hold_on(tmp_path: Path) -> None:
+    machine, ours = tmp_path / "machine.cnf", tmp_path / "ours.cnf"
+    machine.write_text("[system_default_sect]\nMinProtocol = TLSv1.3\nOptions = PrioritizeChaCha\n")
+    text = openssl._FILE.read_text()
+    assert str(openssl._INCLUDED) in text
+    ours.write_text(text.replace(str(openssl._INCLUDED), str(machine)))
+    shown = f"made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); print(made.minimum_version.name, {NO_TICKETS})"
+    said = in_a_fresh_interpreter(shown, before=f"import pathlib; openssl._FILE = pathlib.Path({str(ours)!r})")
+    assert said == "TLSv1_3 True"
 
 
 def test_children_do_not_inherit_the_file() -> None:
@@ -89,6 +95,6 @@ def test_a_file_that_is_damaged_or_not_there_stops_nothing(name: str, tmp_path: 
     file = tmp_path / "openssl.cnf"
     if name == "_FILE":
         file.write_text(".include /nowhere/openssl.cnf\n[nonsense\n")
-    shown = "print(ssl.create_default_context().protocol.name, os.environ.get('OPENSSL_CONF'))"
+    shown = f"made = ssl.create_default_context(); print({NO_TICKETS}, os.environ.get('OPENSSL_CONF'))"
     said = in_a_fresh_interpreter(shown, before=f"import pathlib; openssl.{name} = pathlib.Path({str(file)!r})")
-    assert said == "PROTOCOL_TLS_CLIENT None"
+    assert said == "False None"
