@@ -4,11 +4,11 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bench.measure import Costs
 from bench.processes import STOP_SECONDS, move
@@ -173,19 +173,36 @@ class Load:
 
 
 def wrk(
-    url: str, body: str, key: str, *, connections: int, seconds: int, worker: int, processors: frozenset[int]
-) -> Load:
-    """Send requests for so long; an empty body: GET. CPU is that of the nginx worker."""
-    warm_up = running_wrk(url, body, key, connections=connections, seconds=1, processors=processors)
-    with warm_up as process:  # connections to the back-end are made, code is compiled
-        process.communicate(timeout=60)
-    before = Costs.of(worker).cpu_seconds
-    with running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors) as process:
-        out, _ = process.communicate(timeout=seconds + 60)
-    cpu = Costs.of(worker).cpu_seconds - before
-    said = json.loads(out.rpartition("RESULT ")[2])
-    requests = said["requests"]
-    return Load(requests / said["seconds"], cpu / requests * 1e6, said["p50"], said["p99"], said["failed"])
+    targets: Mapping[int, str], body: str, key: str, *, connections: int, seconds: int, processors: frozenset[int]
+) -> list[Load]:
+    """Send requests for so long, to all targets at once: URLs by the nginx worker's process id, whose CPU it is.
+
+    An empty body: GET.
+    """
+    _run(targets.values(), body, key, connections, 1, processors)  # it warms up: connections are made, code is compiled
+    before = [Costs.of(worker).cpu_seconds for worker in targets]
+    results = _run(targets.values(), body, key, connections, seconds, processors)
+    loads = []
+    for worker, cpu_before, said in zip(targets, before, results, strict=True):
+        cpu, requests = Costs.of(worker).cpu_seconds - cpu_before, said["requests"]
+        load = Load(requests / said["seconds"], cpu / requests * 1e6, said["p50"], said["p99"], said["failed"])
+        loads.append(load)
+    return loads
+
+
+def _run(
+    urls: Iterable[str], body: str, key: str, connections: int, seconds: int, processors: frozenset[int]
+) -> list[dict[str, Any]]:
+    """Run a wrk for each URL, all at once; return what each says."""
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors)
+            )
+            for url in urls
+        ]
+        said = [process.communicate(timeout=seconds + 60)[0] for process in running]
+    return [json.loads(text.rpartition("RESULT ")[2]) for text in said]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
---- SHA-256 and CRC-32, by the libcrypto and the zlib that nginx itself is linked with.
+--- SHA-256, by the libcrypto that nginx itself is linked with, and nginx's own hash of a text.
 local ffi = require "ffi"
 
 local digest = {}
@@ -8,11 +8,12 @@ ffi.cdef [[
 int SHA256_Init(void *);
 int SHA256_Update(void *, const void *, size_t);
 int SHA256_Final(unsigned char *, void *);
-unsigned long crc32(unsigned long, const char *, unsigned int);
+uint32_t ngx_murmur_hash2(const unsigned char *, size_t); // a third of zlib's CRC-32 in instructions
 ]]
 local C = ffi.C
 local SIZE = 32
 local out = ffi.new("unsigned char[?]", SIZE)
+local pair = ffi.new("uint32_t[2]")
 local context = ffi.new("uint64_t[32]") -- SHA256_CTX is of 112 bytes
 
 --- Return the 32 bytes of the text's SHA-256.
@@ -23,9 +24,10 @@ function digest.sha256(text)
     return ffi.string(out, SIZE)
 end
 
---- Return the text's checksum: ngx.crc32_long's, in a third of its time.
-function digest.crc32(text)
-    return tonumber(C.crc32(0, text, #text))
+--- Return 8 bytes: the text's hash (MurmurHash2, for no secrets), and the number.
+function digest.mark(text, number)
+    pair[0], pair[1] = C.ngx_murmur_hash2(text, #text), number
+    return ffi.string(pair, 8)
 end
 
 --- Return the bytes that a text in hexadecimal stands for; nothing when it is none of 64 digits.

@@ -71,8 +71,8 @@ local function conversation_of(key, model, found)
     if named and named ~= "" then
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
     elseif found.sample then
-        -- A checksum, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
-        return key.id .. " " .. model.name .. " " .. digest.crc32(found.sample) .. " " .. found.sample_length
+        -- A hash, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
+        return key.id .. " " .. model.name .. " " .. digest.mark(found.sample, found.sample_length)
     end
     return nil
 end
@@ -110,19 +110,19 @@ end
 
 --- Let the node hear the path that was looked at, in no other spelling and without a query.
 local function spell_plainly(path)
-    if var.request_uri ~= path then
-        ngx.req.set_uri(path, false)
-        ngx.req.set_uri_args("")
-    end
+    ngx.req.set_uri(path, false)
+    ngx.req.set_uri_args("")
 end
 
 --- Decide where the request goes, or answer why it goes nowhere.
 function gateway.access()
-    local request = requests.begin(var.uri)
+    local path = var.request_uri -- in full, as it was sent
+    local is_plain = requests.paths[path] ~= nil
+    local request = requests.begin(is_plain and path or var.uri)
     if ngx.req.get_method() ~= "POST" then
         return answers.refuse(refusals.wrong_method(request.path, ngx.req.get_method()))
     end
-    local key, refusal = keys.of_request()
+    local key, refusal = keys.of_request(is_plain)
     if not key then
         return answers.refuse(refusal)
     end
@@ -139,7 +139,9 @@ function gateway.access()
     if not candidate then
         return answers.refuse(nobody(model))
     end
-    spell_plainly(request.path)
+    if not is_plain then
+        spell_plainly(request.path)
+    end
     request.candidate, request.reason = candidate, reason
     claim(request, candidate)
 end
@@ -193,9 +195,9 @@ end
 
 --- Keep the last pieces of the answer: there it tells how many tokens it took.
 function gateway.body()
-    local request = requests.current()
     local chunk = ngx.arg[1]
-    if request and chunk ~= "" then
+    local request = chunk ~= "" and requests.current()
+    if request then
         request.last_but_two, request.last_but_one, request.last = request.last_but_one, request.last, chunk
     end
 end

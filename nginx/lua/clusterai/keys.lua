@@ -8,7 +8,8 @@ local keys = {}
 local rate = ngx.shared.rate
 local var, byte, find, lower, sub = ngx.var, string.byte, string.find, string.lower, string.sub
 local MARK, BEARER, SPACE = "cak1.", "Bearer ", 32
-local LONGEST = 200
+local LONGEST, MOST_SEEN = 200, 1000
+local seen, seen_count, seen_of = {}, 0, nil -- texts of valid keys, as long as this process uses the same table
 local WITHOUT_KEY = {id = "", per_minute = 0, expires = 0, dashboard = false}
 
 --- Return the key that the request shows; nothing when there is none.
@@ -36,9 +37,25 @@ local function is_local()
     return is_loopback(var.host) and (not origin or is_loopback(origin:match("^https?://([^/]-):?%d*$")))
 end
 
+--- Return the key of that text, whatever it still allows. Its hash is made once for each table of keys, not for each request.
+local function known(text)
+    local by_hash = state.keys.by_hash
+    if seen_of ~= by_hash or seen_count >= MOST_SEEN then
+        seen, seen_count, seen_of = {}, 0, by_hash
+    end
+    local key = seen[text]
+    if not key and #text <= LONGEST then
+        key = by_hash[digest.sha256(text)]
+        if key then
+            seen[text], seen_count = key, seen_count + 1
+        end
+    end
+    return key
+end
+
 --- Return the valid key of that text; nothing and a refusal otherwise.
 function keys.find(text)
-    local key = #text <= LONGEST and state.keys.by_hash[digest.sha256(text)]
+    local key = known(text)
     if not key then
         return nil, refusals.bad_key()
     elseif key.expires > 0 and key.expires <= ngx.time() then
@@ -68,9 +85,9 @@ function keys.in_path()
     return find(lower(var.uri), MARK, 1, true) ~= nil
 end
 
---- Return the request's key; nothing and a refusal where it may not go on.
-function keys.of_request()
-    if keys.in_url() then
+--- Return the request's key; nothing and a refusal where it may not go on. `is_plain`: its URL is known to have no arguments.
+function keys.of_request(is_plain)
+    if not is_plain and keys.in_url() then
         return nil, refusals.key_in_url()
     end
     local text = shown()

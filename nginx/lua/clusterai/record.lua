@@ -1,30 +1,28 @@
 --- What is written down of a request when it has ended: one line in the log, and the counters.
+local ffi = require "ffi"
 local gateway = require "clusterai.gateway"
 local metrics = require "clusterai.metrics"
 local requests = require "clusterai.requests"
 
 local record = {}
 
+ffi.cdef "long strtol(const char *, char **, int);"
+local C = ffi.C
+local TEXT = ffi.typeof "const char *"
+local behind = ffi.new "char *[1]"
 local var = ngx.var
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
-local floor = math.floor
+local floor, tobit = math.floor, require("bit").tobit
 local TAIL = 4096
 local LONGEST_PATH = 200
-local PLAIN = {} -- what needs no look: our own paths
+local PLAIN = requests.paths
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 -- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
 local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
 local OPENAI_PROMPT, OPENAI_OUTPUT = '"prompt_tokens"', '"completion_tokens"'
 local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '"input_tokens"', '"output_tokens"'
 local NUMBER = ":%s*(%d+)"
-local COLON, LARGEST = 58, 2 ^ 31
-
-for _, path in ipairs({
-    "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
-    "/v1/embeddings", "/v1/responses", "/v1/messages", "/api/tags", "/api/ps", "/api/version", "/v1/models", "/",
-}) do
-    PLAIN[path] = '"' .. path .. '"'
-end
+local COLON, COMMA, CLOSE_OBJECT, LARGEST = 58, 44, 125, 2 ^ 31
 
 --- Return the text in quotes, as JSON. Control characters and bytes beyond ASCII become question marks.
 local function quoted(text)
@@ -38,21 +36,26 @@ local function quoted(text)
 end
 record.quoted = quoted
 
---- Return the number of the field whose name ends before `at`, as text. LuaJIT compiles this as it is; a pattern it does not,
--- and a loop would make it give up on the callers.
-local function number_at(tail, at)
-    local stop, brace = find(tail, ",", at, true), find(tail, "}", at, true)
-    if brace and not (stop and stop < brace) then
-        stop = brace
-    end
-    local number = stop and byte(tail, at) == COLON and tonumber(sub(tail, at + 1, stop - 1))
-    if number and number >= 0 and number < LARGEST and floor(number) == number then
-        return format("%d", number)
-    end
-    return match(tail, "^" .. NUMBER, at)
+--- Return the number that begins behind the colon at `at`, rounded down, as text; nothing when none does.
+local function unusual_number_at(tail, at)
+    local number = tonumber(match(tail, "^:%s*([%d.eE+]+)", at))
+    return number and format("%.0f", floor(number))
 end
 
---- Return the number of the last field of that name, as text. Where there is but one, as nearly always, nothing steps back from the end.
+--- Return the number of the field whose name ends before `at`. An integer is one for the compiler too, which writes it at once.
+local function number_at(tail, at)
+    local digit = byte(tail, at) == COLON and byte(tail, at + 1)
+    if digit and digit >= 48 and digit <= 57 then
+        local number = tonumber(C.strtol(ffi.cast(TEXT, tail) + at, behind, 10))
+        local c = behind[0][0]
+        if number < LARGEST and (c == COMMA or c == CLOSE_OBJECT) then
+            return tobit(number)
+        end
+    end
+    return unusual_number_at(tail, at)
+end
+
+--- Return the number of the last field of that name. Where there is but one, as nearly always, nothing steps back from the end.
 local function last(tail, name)
     local at = find(tail, name, 1, true)
     if not at then
@@ -63,7 +66,7 @@ local function last(tail, name)
     return number_at(tail, at + #name)
 end
 
---- Return the tokens of prompt and answer that the end of an answer tells, as texts; nothing where it does not.
+--- Return the tokens of prompt and answer that the end of an answer tells, as numbers or texts; nothing where it does not.
 function record.tokens(tail)
     if find(tail, OLLAMA_OUTPUT, 1, true) or find(tail, OLLAMA_PROMPT, 1, true) then
         return last(tail, OLLAMA_PROMPT), last(tail, OLLAMA_OUTPUT)
@@ -112,21 +115,23 @@ local function shown(path)
     return quoted(#path > LONGEST_PATH and path:sub(1, LONGEST_PATH) or path)
 end
 
---- Return what the log says of the node's answer, a comma behind it.
-local function answer_fields(request, first_byte)
-    local prompt, output = record.tokens(tail_of(request))
-    return '"first_byte_seconds":' .. first_byte .. (prompt and ',"prompt_tokens":' .. prompt or "")
-        .. (output and ',"output_tokens":' .. output or "") .. ","
-end
-
 --- Return the fields of the line that only Lua knows, a comma behind the last.
+--
+-- All is put together at once, since each piece would become a string. What differs most often stands at the end, because LuaJIT
+-- tells long strings by their ends: of those that it holds to be the same it compares every byte.
 local function fields(request, node, first_byte)
     local key, model = request.key or "", request.model
     if not model then
         return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '",'
+    elseif not first_byte then
+        return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
+            .. '","reason":"' .. (request.reason or "") .. '",'
     end
-    return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node .. '","reason":"'
-        .. (request.reason or "") .. '",' .. (first_byte and answer_fields(request, first_byte) or "")
+    local prompt, output = record.tokens(tail_of(request))
+    return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
+        .. '","reason":"' .. (request.reason or "") .. '",' .. (prompt and '"prompt_tokens":' or "") .. (prompt or "")
+        .. (prompt and "," or "") .. (output and '"output_tokens":' or "") .. (output or "") .. (output and "," or "")
+        .. '"first_byte_seconds":' .. first_byte .. ","
 end
 
 --- Write the line and the counters; let go of the node.

@@ -10,6 +10,15 @@ local cast, tonumber = ffi.cast, tonumber
 local uintptr_t = ffi.typeof "uintptr_t"
 local live = {}
 
+--- Our own paths, each with itself in quotes: what is written in this way has no arguments and needs no escapes.
+requests.paths = {}
+for _, path in ipairs({
+    "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions",
+    "/v1/embeddings", "/v1/responses", "/v1/messages", "/api/tags", "/api/ps", "/api/version", "/v1/models", "/",
+}) do
+    requests.paths[path] = '"' .. path .. '"'
+end
+
 --- Return the address of the current request.
 local function address()
     return tonumber(cast(uintptr_t, get_request()))

@@ -2,7 +2,7 @@
 
 import bisect
 import json
-import zlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ TAILS = {
 def test_tokens_are_read_from_the_end_of_an_answer(tmp_path: Path, tail: str) -> None:
     script = """
         local prompt, output = require("clusterai.record").tokens(given.tail)
-        return {prompt or cjson.null, output or cjson.null}"""
+        return {prompt and tostring(prompt) or cjson.null, output and tostring(output) or cjson.null}"""
     assert run_lua(tmp_path, script, {"tail": tail}) == TAILS[tail]
 
 
@@ -146,17 +146,18 @@ def test_each_time_falls_into_the_first_bucket_that_holds_it(tmp_path: Path) -> 
     assert set(found) == set(range(1, len(bounds) + 2))
 
 
-def test_the_checksum_of_a_text_is_nginx_s_own(tmp_path: Path) -> None:
-    """Requests of one conversation are told by it, also by workers of another version while nginx is upgraded."""
-    texts = ["", "a", "tower", "Grüße an alle", "x" * 100_000]
+def test_a_mark_is_of_the_text_and_the_number(tmp_path: Path) -> None:
+    """Requests of one conversation are told by it; it tells nothing of the text."""
     script = """
-        local digest, bytes, found = require "clusterai.digest", {}, {}
-        for byte = 0, 255 do bytes[#bytes + 1] = string.char(byte) end
-        given[#given + 1] = table.concat(bytes)
-        for index, text in ipairs(given) do found[index] = {digest.crc32(text), ngx.crc32_long(text)} end
+        local digest, found = require "clusterai.digest", {}
+        for index, case in ipairs(given) do found[index] = {digest.mark(case[1], case[2]):byte(1, -1)} end
         return found"""
-    expected = [zlib.crc32(text) for text in (*(text.encode() for text in texts), bytes(range(256)))]
-    assert run_lua(tmp_path, script, texts) == [[value, value] for value in expected]
+    cases = [("", 0), ("a", 1), ("a", 2), ("b", 1), ("tower", 7), ("tower", 2**32 - 1), ("x" * 256, 300)]
+    marks = run_lua(tmp_path, script, [*cases, ("tower", 7)])
+    assert marks[-1] == marks[4]
+    assert {len(mark) for mark in marks} == {8}
+    assert len({bytes(mark) for mark in marks[:-1]}) == len(cases)
+    assert bytes(marks[4]) == struct.pack("=II", 2661092977, 7)  # MurmurHash2 of 32 bits with the seed that nginx uses
 
 
 def test_parts_of_a_blob_keep_the_rate_together(tmp_path: Path) -> None:
