@@ -46,7 +46,7 @@ def offline(wheels: WheelDirectory) -> IndexConfig:
 
 
 async def test_a_wheel_directory_is_enough(tmp_path: Path, wheels: WheelDirectory, python: Path) -> None:
-    """Whatever the umask, the workers' user reads what the agent's user built: a setgid directory gives it the group."""
+    """Whatever the umask, the workers' user reads what the agent's user built: the directory gives it the group."""
     steps: Steps = []
     before = os.umask(0o077)
     try:

@@ -33,22 +33,18 @@ function choose.best(candidates, busy, down, tried)
     return best
 end
 
---- Tell whether the conversation's node should be kept: it can answer at once, or nobody else could do so sooner.
-function choose.keeps(candidate, busy, down, best)
-    if not candidate or down[candidate.key] or not candidate.loaded then
-        return false
-    end
-    if busy(candidate.id) < candidate.slots then
-        return true
-    end
-    return not (best and best.loaded and busy(best.id) < best.slots)
-end
-
 --- Return a node and why it is that one: "conversation", "only", "loaded" or "cold"; nothing when there is none.
+--
+-- The conversation's node is kept when it can answer at once, or when nobody else could do so sooner.
 function choose.node(model, busy, down, previous)
-    local best = choose.best(model.candidates, busy, down)
     local kept = previous and model.by_id[previous]
-    if kept and choose.keeps(kept, busy, down, best) then
+    if kept and (down[kept.key] or not kept.loaded) then
+        kept = nil
+    elseif kept and busy(kept.id) < kept.slots then
+        return kept, "conversation" -- nearly always: the others need no look
+    end
+    local best = choose.best(model.candidates, busy, down)
+    if kept and not (best and best.loaded and busy(best.id) < best.slots) then
         return kept, "conversation"
     elseif not best then
         return nil

@@ -4,7 +4,8 @@
 -- pass, and Ollama's strict decoder, which looks at all of it before it uses any of it, refuses it.
 --
 -- It works on strings, not on pointers: LuaJIT's interpreter reads a byte of a string many times faster. And the usual cases are
--- written without loops, since a loop inside of a call ends the compiler's trace.
+-- written without loops, since a loop inside of a call ends the compiler's trace, and without patterns, which end it too.
+local ffi = require "ffi"
 local cjson = require "cjson"
 
 local json = {}
@@ -14,6 +15,10 @@ local byte, find, sub = string.byte, string.find, string.sub
 local QUOTE, BACKSLASH, COLON, COMMA = 34, 92, 58, 44
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
 local SPACE, DEEPEST = 32, 512
+local AFTER_A_WORD = ",}] \t\r\n\v\f"
+
+ffi.cdef "size_t strcspn(const char *, const char *);"
+local C, TEXT = ffi.C, ffi.typeof "const char *"
 
 local function after_many_spaces(text, i)
     local c = byte(text, i)
@@ -94,8 +99,8 @@ local function value_end(text, i, c)
     elseif c == OPEN_OBJECT or c == OPEN_ARRAY then
         return structure_end(text, i)
     end
-    local behind = find(text, "[,}%]%s]", i) -- a number or a word
-    return behind and behind > i and behind or nil
+    local length = tonumber(C.strcspn(ffi.cast(TEXT, text) + i - 1, AFTER_A_WORD)) -- a number or a word
+    return length > 0 and i + length <= #text and i + length or nil
 end
 json.value_end = value_end
 
