@@ -113,7 +113,7 @@ def _added(pairs: list[Pair], name: str) -> float:
 def _added_cpu(
     name: str, gateway: Gateway, plain: Plain, alone: float, processors: frozenset[int], limit: float | None = None
 ) -> Figure:
-    """Compare both at once; in microseconds that is of what plain nginx takes alone, since two take turns in the caches."""
+    """Compare both at once, where two take turns in the caches; in microseconds, of what plain nginx takes alone."""
     pairs = _pairs(gateway, plain, _prompt(1000), 32, processors, at_once=True)
     ratios = [pair.gateway.cpu_microseconds / pair.plain.cpu_microseconds for pair in pairs]
     ratio = median(ratios)
