@@ -124,6 +124,7 @@ class Sessions:
         self._live: dict[NodeId, Session] = {}
         self._interval, self._phone_interval = config.heartbeat_seconds, config.phone_heartbeat_seconds
         self._started = asyncio.get_running_loop().time()
+        self._all_back = False  # once; who leaves after that is not waited for
         self._closing = False
 
     def __len__(self) -> int:
@@ -217,7 +218,8 @@ class Sessions:
             for node in self._nodes:
                 node.heard_at = now
         queue = len(self._nodes) / _RETURNS_PER_SECOND  # who was not heard since our start may still stand in it
-        self._stretch(while_returning=now - self._started < queue and len(self._live) < len(self._nodes))
+        self._all_back = self._all_back or len(self._live) >= len(self._nodes)
+        self._stretch(while_returning=not self._all_back and now - self._started < queue)
         limits = {phone: self.offline_seconds(phone) - 2 * _TICK_SECONDS for phone in (False, True)}  # never after it
         for node in self._nodes:
             limit = limits[node.is_phone]

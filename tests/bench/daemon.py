@@ -128,7 +128,8 @@ def _under_load(
             loads = [_window(program, fleet, idle) for _ in range(ROUNDS)]
             yield from _compared(loads, bare.loads)
             yield from _listing(daemon, agents)
-            yield from _restarted(daemon, fleet, _cut_off(program, fleet), bare.back)
+            killed_at = time.time()
+            yield from _restarted(daemon, fleet, _cut_off(program, fleet), killed_at, bare.back)
 
 
 def _compared(loads: list[Load], bare: list[Load]) -> Iterator[Figure]:
@@ -190,7 +191,9 @@ def _all_back(program: Program, fleet: Fleet, sessions: int) -> Return:
     return Return(last.last_connected - begun, spent, fleet_spent, others, last.failures - first.failures)
 
 
-def _restarted(daemon: Daemon, fleet: Fleet, sessions: int, bare: Return) -> Iterator[Figure]:
+def _restarted(
+    daemon: Daemon, fleet: Fleet, sessions: int, killed_at: float, bare: Return
+) -> Iterator[Figure]:
     """Start the killed daemon again."""
     with daemon.running() as program:
         back = _all_back(program, fleet, sessions)
@@ -204,14 +207,14 @@ def _restarted(daemon: Daemon, fleet: Fleet, sessions: int, bare: Return) -> Ite
         detail = f"{cost:.2f} against {plain:.2f} ms of CPU for each, its first heartbeats included"
         yield Figure("CPU per reconnect, ratio to a bare server", cost / plain, "x", baseline=plain, detail=detail)
         time.sleep(GRACE_SECONDS)
-        offline = _offline(daemon)
+        offline = _offline(daemon, killed_at)
         yield Figure("marked offline meanwhile", offline, "nodes", 0, detail=f"seen {GRACE_SECONDS:.0f} s later")
 
 
-def _offline(daemon: Daemon) -> int:
-    """Count nodes that are not ready now, and events that say that one was offline."""
+def _offline(daemon: Daemon, since: float) -> int:
+    """Count nodes that are not ready now, and events since that moment which say that one was offline."""
     listed = daemon.call(NodeAdminServiceStub, "ListNodes", ListNodesRequest()).nodes
     events = daemon.calls(EventServiceStub, "WatchEvents", [WatchEventsRequest(limit=10_000)])
-    kinds = [answer.event.kind for stream in events for answer in stream]
+    kinds = [answer.event.kind for stream in events for answer in stream if answer.event.time_unix_seconds >= since]
     unwell: int = sum(node.state != NODE_STATE_READY for node in listed)
     return unwell + kinds.count("node-offline")

@@ -178,3 +178,19 @@ async def test_a_new_interval_of_phones_is_told_before_their_silence_is_judged_b
     await asyncio.sleep(0)
     assert scene.sent[-1].heartbeat_interval.heartbeat_interval_seconds == 60.0
     assert scene.tick(100.0)["alpha"] is not State.OFFLINE
+
+
+async def test_once_all_were_back_one_that_leaves_changes_nobody_s_interval(scene: Scene) -> None:
+    """Each change lets every node choose a new moment for its next heartbeat: if it never ended, some would send none."""
+    scene.sessions.config = SessionConfig(heartbeat_seconds=1)
+    scene.sessions.tick(scene.start + 60, 0.25)
+    scene.enrol(100)
+    for node in tuple(scene.nodes):
+        await scene.open(node.node_id)
+    scene.tick(0.5)
+    await asyncio.sleep(0)
+    scene.sent.clear()
+    await scene.sessions.close(scene.opened[0])
+    scene.tick(0.75)
+    await asyncio.sleep(0)
+    assert not scene.sent
