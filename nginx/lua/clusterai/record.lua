@@ -21,8 +21,8 @@ local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
 local OPENAI_PROMPT, OPENAI_OUTPUT = '"prompt_tokens"', '"completion_tokens"'
 local ANTHROPIC_PROMPT, ANTHROPIC_OUTPUT = '"input_tokens"', '"output_tokens"'
-local NUMBER = ":%s*(%d+)"
-local COLON, COMMA, CLOSE_OBJECT, LARGEST = 58, 44, 125, 2 ^ 31
+local COLON, COMMA, CLOSE_OBJECT = 58, 44, 125
+local LARGEST, MOST = 2 ^ 31, 2 ^ 53
 
 --- Return the text in quotes, as JSON. Control characters and bytes beyond ASCII become question marks.
 local function quoted(text)
@@ -36,10 +36,10 @@ local function quoted(text)
 end
 record.quoted = quoted
 
---- Return the number that begins behind the colon at `at`, rounded down, as text; nothing when none does.
-local function unusual_number_at(tail, at)
-    local number = tonumber(match(tail, "^:%s*([%d.eE+]+)", at))
-    return number and format("%.0f", floor(number))
+--- Return the text's number, rounded down and written as JSON has it; nothing when it is none, or more than any count.
+local function whole(text)
+    local number = tonumber(text)
+    return number and number < MOST and format("%.0f", floor(number)) or nil
 end
 
 --- Return the number of the field whose name ends before `at`. An integer is one for the compiler too, which writes it at once.
@@ -52,7 +52,7 @@ local function number_at(tail, at)
             return tobit(number)
         end
     end
-    return unusual_number_at(tail, at)
+    return whole(match(tail, "^:%s*([%d.eE+]+)", at))
 end
 
 --- Return the number of the last field of that name. Where there is but one, as nearly always, nothing steps back from the end.
@@ -61,7 +61,7 @@ local function last(tail, name)
     if not at then
         return nil
     elseif find(tail, name, at + 1, true) then
-        return match(tail, "^.*" .. name .. NUMBER)
+        return whole(match(tail, "^.*" .. name .. ":%s*(%d+)"))
     end
     return number_at(tail, at + #name)
 end

@@ -181,7 +181,7 @@ async def test_a_new_interval_of_phones_is_told_before_their_silence_is_judged_b
 
 
 async def test_once_all_were_back_one_that_leaves_changes_nobody_s_interval(scene: Scene) -> None:
-    """Each change lets every node choose a new moment for its next heartbeat: if it never ended, some would send none."""
+    """Each change lets every node choose a new moment for its next heartbeat; without an end some would send none."""
     scene.sessions.config = SessionConfig(heartbeat_seconds=1)
     scene.sessions.tick(scene.start + 60, 0.25)
     scene.enrol(100)

@@ -116,6 +116,8 @@ TAILS = {
     '{"prompt_eval_count":2.5,"eval_count":"7"}': ["2", None],
     '{"prompt_eval_count":1e3,"eval_count":-4}': ["1000", None],
     '{"prompt_eval_count":99999999999,"eval_count":7': ["99999999999", "7"],
+    '{"prompt_eval_count":1e400,"eval_count":1e300}': [None, None],
+    '{"prompt_eval_count":007,"eval_count":1}{"prompt_eval_count":008,"eval_count":09}': ["8", "9"],
     '{"usage":{"prompt_tokens":8,"total_tokens":8}}': ["8", None],
     '{"response":"nothing to tell"}': [None, None],
     '{"content":"\\"eval_count\\":1","eval_count":2}': [None, "2"],
