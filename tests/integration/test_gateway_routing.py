@@ -205,6 +205,9 @@ async def test_a_client_that_goes_away_ends_the_request_at_the_node(gateway: Gat
         async with asyncio.timeout(30):
             await gate.aborted.wait()
         await until(lambda: gateway.status()["nodes"]["tower"]["in_flight"] == 0)
+        await until(gateway.log_lines)
+    (line,) = gateway.log_lines()
+    assert (line["path"], line["node"]) == ("/api/chat", "tower")  # who gives up is in the log too
 
 
 async def test_a_new_table_is_used_within_half_a_second(gateway: Gateway) -> None:

@@ -123,15 +123,15 @@ local function fields(request, node, first_byte)
     local key, model = request.key or "", request.model
     if not model then
         return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '",'
-    elseif not first_byte then
-        return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
-            .. '","reason":"' .. (request.reason or "") .. '",'
     end
-    local prompt, output = record.tokens(tail_of(request))
+    local prompt, output
+    if first_byte then
+        prompt, output = record.tokens(tail_of(request))
+    end
     return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
         .. '","reason":"' .. (request.reason or "") .. '",' .. (prompt and '"prompt_tokens":' or "") .. (prompt or "")
         .. (prompt and "," or "") .. (output and '"output_tokens":' or "") .. (output or "") .. (output and "," or "")
-        .. '"first_byte_seconds":' .. first_byte .. ","
+        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte or "") .. (first_byte and "," or "")
 end
 
 --- Write the line and the counters; let go of the node.
