@@ -15,10 +15,10 @@ from typing import Any
 from bench.measure import Costs, Figure, median, quantile
 from bench.nginx import BackEnd, Load, Plain, running_wrk, wrk
 from bench.processes import move, split_processors
-from clusterai.models import MIRROR_NAME
+from clusterai.models import MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority
 from support.gates import running_gate, streams
-from support.gateway import CLUSTER, Gateway, certificate, gate_certificate, routes, running_gateway
+from support.gateway import CLUSTER, Gateway, certificate, routes, running_gateway
 from support.holes import black_hole
 from support.lua import run_lua
 from support.raw_http import ask, read_head, request_bytes
@@ -26,7 +26,7 @@ from support.raw_http import ask, read_head, request_bytes
 KEY, MODEL = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "llama3.2:3b"
 NODE = "n0"
 ROUNDS, SECONDS = 5, 4
-STREAMS, UPDATES = 2000, 20
+STREAMS, UPDATES, LARGE_NODES = 2000, 20, 100
 BLOB_BYTES, COPIES = 4 << 30, 3
 _HERE = {"loaded": True, "fit": 1}
 
@@ -45,7 +45,7 @@ def measure() -> Iterator[Figure]:
     authority = CertificateAuthority.create("bench", CLUSTER)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cai-bench-")))
-        back_end = stack.enter_context(BackEnd(directory, authority, gate_certificate(authority, NODE), there))
+        back_end = stack.enter_context(BackEnd(directory, authority, _gates_certificate(authority), there))
         gateway = stack.enter_context(running_gateway(directory, authority=authority))
         plain = stack.enter_context(Plain(directory, gateway, back_end.port, f"{NODE}.gate.clusterai", here))
         _place(gateway, here)
@@ -58,6 +58,11 @@ def measure() -> Iterator[Figure]:
         yield from asyncio.run(_updates(gateway, back_end))
         yield from _mirror(gateway, plain, directory)
     yield from _open_streams(authority)
+
+
+def _gates_certificate(authority: CertificateAuthority) -> bytes:
+    """Return key and chain of one back-end that is the gate of all nodes of the large table."""
+    return certificate(authority, f"gate/{NODE}", *(gate_name(f"n{number}") for number in range(LARGE_NODES)))
 
 
 def _place(gateway: Gateway, processors: frozenset[int]) -> None:
@@ -139,12 +144,9 @@ def _long_prompts(gateway: Gateway, plain: Plain, processors: frozenset[int]) ->
 
 def _large(port: int) -> dict[str, Any]:
     """Return a table of 100 nodes, all of them the one back-end, with 50 models on each."""
-    nodes = {f"n{number}": port for number in range(100)}
+    nodes = {f"n{number}": port for number in range(LARGE_NODES)}
     models = {f"m{number}:latest": dict.fromkeys(nodes, _HERE) for number in range(49)}
-    table = routes(nodes, {**models, MODEL: dict.fromkeys(nodes, _HERE)})
-    for node in table["nodes"].values():
-        node["tls_name"] = f"{NODE}.gate.clusterai"
-    return table
+    return routes(nodes, {**models, MODEL: dict.fromkeys(nodes, _HERE)})
 
 
 def _large_table(
@@ -176,10 +178,8 @@ def _listing(gateway: Gateway, back_end: BackEnd, processors: frozenset[int]) ->
     """Half of the nodes swallow every connection, and chats wait for them while models are listed."""
     with ExitStack() as stack:
         hole = stack.enter_context(black_hole())
-        nodes = {f"n{number}": hole if number % 2 else back_end.port for number in range(100)}
+        nodes = {f"n{number}": hole if number % 2 else back_end.port for number in range(LARGE_NODES)}
         table = routes(nodes, {f"m{number}:latest": dict.fromkeys(nodes, _HERE) for number in range(50)})
-        for node in table["nodes"].values():
-            node["tls_name"] = f"{NODE}.gate.clusterai"
         _use(gateway, table)
         url = f"http://127.0.0.1:{gateway.port}"
         body = json.dumps({"model": "m1:latest"})

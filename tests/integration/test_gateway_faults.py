@@ -223,7 +223,7 @@ async def test_a_killed_gateway_comes_back_with_its_table_without_the_daemon(gat
         '{"format":2,"generation":1}',
         '{"format":1}',
         json.dumps(routes({"a": 99999}, {}, generation=9)),
-        json.dumps({**routes(), "nodes": {"a": {"host": "evil.example", "port": 1, "tls_name": "a", "slots": 1}}}),
+        json.dumps({**routes(), "nodes": {"a": {"host": "evil.example", "port": 1, "slots": 1}}}),
         json.dumps({**routes(), "models": {"m:latest": 1}}),
         json.dumps(routes({}, {'m"': {}})),
         json.dumps(routes({}, {"Not/Normalised": {}})),

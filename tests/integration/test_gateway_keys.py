@@ -79,6 +79,13 @@ async def test_a_key_comes_in_either_header(gateway: Gateway, gate: Gate, header
     assert (await ask(gateway.port, "/api/chat", {"model": LLAMA}, headers=headers)).status == 200
 
 
+async def test_a_header_that_was_seen_counts_as_that_header_only(gateway: Gateway, gate: Gate) -> None:
+    assert (await chat(gateway, KEY)).status == 200
+    for headers in ({"x-api-key": f"Bearer {KEY}"}, {"Authorization": KEY}):
+        assert (await chat(gateway, **headers)).status == 401
+    assert (await chat(gateway, KEY)).status == 200
+
+
 async def test_a_key_of_another_scheme_is_no_key_of_ours(gateway: Gateway, gate: Gate) -> None:
     answer = await chat(gateway, Authorization="Basic " + base64.b64encode(f"a:{KEY}".encode()).decode())
     assert (answer.status, answer.code) == (401, "bad-key")

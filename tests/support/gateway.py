@@ -63,7 +63,7 @@ def routes(
     """Return a routes.json: nodes by port on 127.0.0.1, models by what each node has; `changed` are top-level keys."""
     listed = [{"name": name, "model": name, "size": 1, "modified_at": "2026-01-02T03:04:05Z"} for name in models or {}]
     gates = {
-        node: {"host": "127.0.0.1", "port": port, "tls_name": gate_name(node), "slots": slots}
+        node: {"host": "127.0.0.1", "port": port, "slots": slots}
         for node, port in (nodes or {}).items()
     }
     known = {

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clusterai.models import gate_name
 from clusterai.v1.model_pb2 import FIT_GPU, FIT_MAIN_MEMORY, FIT_TIGHT
 from clusterai.v1.types_pb2 import (
     PULL_STATE_FAILED,
@@ -57,7 +56,7 @@ class Peer:
 
     def entry(self) -> Table:
         """Return it as routes.json has it."""
-        return {"host": self.host, "port": self.port, "tls_name": gate_name(self.node_id), "slots": self.slots}
+        return {"host": self.host, "port": self.port, "slots": self.slots}
 
 
 @dataclass(frozen=True)

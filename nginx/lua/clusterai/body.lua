@@ -1,47 +1,43 @@
 --- What the gateway needs of a request's body: the model, and which conversation it belongs to.
 local json = require "clusterai.json"
+local digest = require "clusterai.digest"
 local files = require "clusterai.files"
 
 local body = {}
 
 local byte, find, lower, sub = string.byte, string.find, string.lower, string.sub
-local field, after_space, value_end = json.field, json.after_space, json.value_end
+local key_at, field, after_space = json.key_at, json.field, json.after_space
+local value_end, structure_end = json.value_end, json.structure_end
 
 local QUOTE, COMMA = 34, 44
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 123, 125, 91
-local SAMPLE = 256 -- characters: so much of a conversation's first message, and its length, tell it from others
-local SHORTEST_KEY, LONGEST_KEY, LONGEST_ESCAPED = 4, 8, 48 -- "name", "messages", "\u006d\u006f…"
+local SHORTEST_KEY, LONGEST_ESCAPED = 4, 48 -- "name", "\u006d\u006f…"
 local LARGE = 4 * 1024 * 1024 -- bytes: what of that size is thrown away is collected at once
+-- What a key means to us; "" for those that mean nothing. Common ones stand here to be known at once.
+local MEANINGS = {model = "model", name = "name", messages = "messages", input = "messages", stream = "", options = "", prompt = ""}
 
 local ABSENT = 0
+local found = {model = ABSENT, name = ABSENT, mark = false} -- of the body that is looked at; nobody waits meanwhile
 local NOT_JSON = "it breaks off or is no JSON"
 
---- Return the key's text if it can be one that counts; nothing for others. An escaped key is decoded.
-local function key_text(text, key, key_end)
+--- Return what a key means that is not among the common ones: it may be escaped, or "model" in other letters.
+local function unusual(text, key, key_end, raw)
+    local decoded = find(raw, "\\", 1, true) and json.text(text, key, key_end) or raw
+    local folded = lower(decoded)
+    return MEANINGS[decoded] or (folded == "model" or folded == "name") and "ambiguous" or ""
+end
+
+--- Return what the key means.
+local function meaning(text, key, key_end)
     local length = key_end - key
     if length < SHORTEST_KEY or length > LONGEST_ESCAPED then
-        return nil
+        return ""
     end
     local raw = sub(text, key, key_end - 1)
-    if find(raw, "\\", 1, true) then
-        return json.text(text, key, key_end)
-    end
-    return length <= LONGEST_KEY and raw or nil
+    return MEANINGS[raw] or unusual(text, key, key_end, raw)
 end
 
---- Take a field that may name the model; return what is wrong with it, or nothing.
-local function take_name(found, key, text, value, ends)
-    local folded = lower(key)
-    if folded ~= "model" and folded ~= "name" then
-        return nil
-    elseif folded ~= key or found[key] ~= ABSENT then
-        return "ambiguous-model"
-    end
-    found[key] = byte(text, value) == QUOTE and json.text(text, value + 1, ends - 1) or false
-    return nil
-end
-
---- Return whether the message that begins at `i` is a user's, and where its content begins and ends.
+--- Return where the message at `i` ends, and, if it is a user's, where its content begins and ends; nothing when it is none.
 local function message(text, i)
     local is_user, from, to = false, nil, nil
     local c = COMMA
@@ -49,7 +45,7 @@ local function message(text, i)
         local key, key_end, value, ends
         key, key_end, value, ends, i, c = field(text, i + 1)
         if not key then
-            return false
+            return nil
         end
         local length = key_end - key
         if length == 4 and sub(text, key, key_end - 1) == "role" then
@@ -58,40 +54,62 @@ local function message(text, i)
             from, to = value, ends
         end
     end
-    return is_user, from, to
+    if c ~= CLOSE_OBJECT then
+        return nil
+    end
+    return i + 1, is_user and from, to
 end
 
---- Return where the first message of a user has its content, from the array at `i`; nothing when there is none.
-local function first_user(text, i)
-    local c
-    i, c = after_space(text, i + 1)
+--- Note what tells this conversation from others, a mark of a user's first message. Return the position behind the array at `i`.
+local function take_messages(text, i)
+    local at, c = after_space(text, i + 1)
     while c == OPEN_OBJECT do
-        local is_user, from, to = message(text, i)
-        if is_user and from then
-            return from, to
+        local behind, from, to = message(text, at)
+        if not behind then
+            break
+        elseif from then
+            found.mark = digest.mark(text, from, to - 1)
+            return structure_end(text, behind, 1) -- it is behind a whole message, so nothing is looked at twice
         end
-        i, c = after_space(text, value_end(text, i, c) or #text + 1)
+        at, c = after_space(text, behind)
         if c ~= COMMA then
-            return nil
+            break
         end
-        i, c = after_space(text, i + 1)
+        at, c = after_space(text, at + 1)
     end
-    return nil
+    return structure_end(text, i)
 end
 
---- Note what tells this conversation from others: of its first message the begin and the length.
-local function take_conversation(found, text, messages)
-    local from, to = first_user(text, messages)
-    if from then
-        found.sample_length = to - from
-        found.sample = sub(text, from, from + math.min(to - from, SAMPLE) - 1)
+--- Take a field; return the position behind it. Otherwise nothing, a code and, for "bad-json", what is wrong.
+local function take_field(text, i)
+    local key, key_end, value, c = key_at(text, i)
+    if not key then
+        return nil, "bad-json", NOT_JSON
     end
+    local means = meaning(text, key, key_end)
+    local ends, why
+    if means == "messages" and c == OPEN_ARRAY then
+        ends, why = take_messages(text, value)
+    else
+        ends, why = value_end(text, value, c)
+    end
+    if not ends then
+        return nil, "bad-json", why == "deep" and "it is nested too deeply" or NOT_JSON
+    elseif means == "model" or means == "name" then
+        if found[means] ~= ABSENT then
+            return nil, "ambiguous-model"
+        end
+        found[means] = c == QUOTE and json.text(text, value + 1, ends - 1) or false
+    elseif means == "ambiguous" then
+        return nil, "ambiguous-model"
+    end
+    return ends
 end
 
 --- Look at a body.
 --
--- @return a table with `model`, `name` (texts, 0 where there are none, false where they are no texts), `sample` and its message's
--- length; or nothing, a stable code and, for "bad-json", what is wrong.
+-- @return a table, the same one each time, with `model`, `name` (texts, 0 where there are none, false where they are no texts) and `mark`, which tells
+-- conversations apart, false where there is none; or nothing, a stable code and, for "bad-json", what is wrong.
 function body.inspect(text)
     local i, c = after_space(text, 1)
     if not c then
@@ -99,7 +117,7 @@ function body.inspect(text)
     elseif c ~= OPEN_OBJECT then
         return nil, "bad-json", "it is not an object"
     end
-    local found, messages = {model = ABSENT, name = ABSENT, sample = false, sample_length = 0}, nil
+    found.model, found.name, found.mark = ABSENT, ABSENT, false
     local first, first_byte = after_space(text, i + 1)
     if first_byte == CLOSE_OBJECT then
         i, c = first, first_byte
@@ -107,26 +125,14 @@ function body.inspect(text)
         c = COMMA
     end
     while c == COMMA do
-        local key, key_end, value, ends
-        key, key_end, value, ends, i, c = field(text, i + 1)
-        if not key then
-            return nil, "bad-json", key_end == "deep" and "it is nested too deeply" or NOT_JSON
+        local ends, code, detail = take_field(text, i + 1)
+        if not ends then
+            return nil, code, detail
         end
-        local name = key_text(text, key, key_end)
-        if name then
-            local wrong = take_name(found, name, text, value, ends)
-            if wrong then
-                return nil, wrong
-            elseif (name == "messages" or name == "input") and byte(text, value) == OPEN_ARRAY then
-                messages = value
-            end
-        end
+        i, c = after_space(text, ends)
     end
     if c ~= CLOSE_OBJECT or after_space(text, i + 1) <= #text then
         return nil, "bad-json", NOT_JSON
-    end
-    if messages then
-        take_conversation(found, text, messages)
     end
     return found
 end

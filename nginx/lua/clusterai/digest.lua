@@ -13,7 +13,9 @@ uint32_t ngx_murmur_hash2(const unsigned char *, size_t); // a third of zlib's C
 local C = ffi.C
 local SIZE = 32
 local out = ffi.new("unsigned char[?]", SIZE)
-local pair = ffi.new("uint32_t[2]")
+local cast, TEXT = ffi.cast, ffi.typeof "const unsigned char *"
+local PIECE = 64
+local marks = ffi.new("uint32_t[3]")
 local context = ffi.new("uint64_t[32]") -- SHA256_CTX is of 112 bytes
 
 --- Return the 32 bytes of the text's SHA-256.
@@ -24,10 +26,12 @@ function digest.sha256(text)
     return ffi.string(out, SIZE)
 end
 
---- Return 8 bytes: the text's hash (MurmurHash2, for no secrets), and the number.
-function digest.mark(text, number)
-    pair[0], pair[1] = C.ngx_murmur_hash2(text, #text), number
-    return ffi.string(pair, 8)
+--- Return 12 bytes: hashes (MurmurHash2, for no secrets) of begin and end of what stands there, and its length.
+function digest.mark(text, first, last)
+    local at, length = cast(TEXT, text) + first - 1, last - first + 1
+    local piece = length < PIECE and length or PIECE
+    marks[0], marks[1], marks[2] = C.ngx_murmur_hash2(at, piece), C.ngx_murmur_hash2(at + length - piece, piece), length
+    return ffi.string(marks, 12)
 end
 
 --- Return the bytes that a text in hexadecimal stands for; nothing when it is none of 64 digits.

@@ -51,7 +51,7 @@ local function answers(node)
     if certificate and private_key then
         socket:setclientcert(certificate, private_key)
     end
-    local ok = socket:sslhandshake(false, node.tls_name, true)
+    local ok = socket:sslhandshake(false, node.id .. ".gate.clusterai", true)
     socket:close()
     return ok and true or false
 end

@@ -2,7 +2,6 @@
 local balancer = require "ngx.balancer"
 local state = require "clusterai.state"
 local keys = require "clusterai.keys"
-local digest = require "clusterai.digest"
 local body = require "clusterai.body"
 local names = require "clusterai.names"
 local choose = require "clusterai.choose"
@@ -67,12 +66,12 @@ end
 
 --- Return what tells this conversation from all others; nothing when it cannot be told.
 local function conversation_of(key, model, found)
-    local named = var.conversation
+    local named = var.chat
     if named and named ~= "" then
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
-    elseif found.sample then
+    elseif found.mark then
         -- A hash, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
-        return key.id .. " " .. model.name .. " " .. digest.mark(found.sample, found.sample_length)
+        return key.id .. " " .. model.name .. " " .. found.mark
     end
     return nil
 end
@@ -175,6 +174,7 @@ function gateway.balance()
     local request = requests.current()
     local candidate = request.candidate
     if request.tries == 0 then
+        request.began = ngx.now()
         local others = math.min(TRIES, #request.model.candidates) - 1
         if others > 0 then
             balancer.set_more_tries(others)
@@ -189,7 +189,7 @@ function gateway.balance()
     if not request.node then
         enter(request, candidate)
     end
-    var.gate_name, var.node, var.reason = candidate.node.tls_name, candidate.id, request.reason
+    var.node, var.reason = candidate.id, request.reason
     balancer.set_current_peer(candidate.node.host, candidate.node.port)
 end
 
@@ -198,6 +198,9 @@ function gateway.body()
     local chunk = ngx.arg[1]
     local request = chunk ~= "" and requests.current()
     if request then
+        if request.node and not request.first_byte then
+            request.first_byte = math.max(0, math.floor((ngx.now() - request.began) * 1000 + 0.5))
+        end
         request.last_but_two, request.last_but_one, request.last = request.last_but_one, request.last, chunk
     end
 end

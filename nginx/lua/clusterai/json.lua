@@ -17,8 +17,11 @@ local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 123, 125, 91, 93
 local SPACE, DEEPEST = 32, 512
 local AFTER_A_WORD = ",}] \t\r\n\v\f"
 
-ffi.cdef "size_t strcspn(const char *, const char *);"
-local C, TEXT = ffi.C, ffi.typeof "const char *"
+ffi.cdef [[
+size_t strcspn(const char *, const char *);
+const void *memchr(const void *, int, size_t);
+]]
+local C, cast, TEXT = ffi.C, ffi.cast, ffi.typeof "const char *"
 
 local function after_many_spaces(text, i)
     local c = byte(text, i)
@@ -32,12 +35,23 @@ end
 --- Return the first position from `i` that is no white space, and the byte there; no byte at the end of the text.
 local function after_space(text, i)
     local c = byte(text, i)
+    if c == SPACE then
+        i = i + 1
+        c = byte(text, i)
+    end
     if not c or c > SPACE then
         return i, c
     end
     return after_many_spaces(text, i)
 end
 json.after_space = after_space
+
+--- Return the position of the first quote from `i`. string.find would do the same, in three times the instructions.
+local function find_quote(text, i)
+    local from = cast(TEXT, text)
+    local at = C.memchr(from + i - 1, QUOTE, #text - i + 1)
+    return at ~= nil and tonumber(cast(TEXT, at) - from) + 1 or nil
+end
 
 --- Tell whether the quote at `quote` is escaped, in a string that begins at `from`.
 local function is_escaped(text, quote, from)
@@ -50,23 +64,23 @@ end
 
 local function end_among_escapes(text, quote, from)
     while quote and is_escaped(text, quote, from) do
-        quote = find(text, '"', quote + 1, true)
+        quote = find_quote(text, quote + 1)
     end
     return quote
 end
 
 --- Return the position of the quote that ends the string whose first character is at `i`; nothing when it never ends.
 local function string_end(text, i)
-    local quote = find(text, '"', i, true)
+    local quote = find_quote(text, i)
     if quote and byte(text, quote - 1) == BACKSLASH then
         return end_among_escapes(text, quote, i)
     end
     return quote
 end
 
---- Return the position behind the object or array that begins at `i`.
-local function structure_end(text, i)
-    local depth = 0
+--- Return the position behind the object or array that begins at `i`; or, at a depth, behind that which `i` is so deep inside of.
+local function structure_end(text, i, depth)
+    depth = depth or 0
     local c = byte(text, i)
     while c do
         if c == QUOTE then
@@ -90,6 +104,7 @@ local function structure_end(text, i)
     end
     return nil
 end
+json.structure_end = structure_end
 
 --- Return the position behind the value that begins at `i` with byte `c`; nothing (and "deep") when it has no end.
 local function value_end(text, i, c)
@@ -99,14 +114,14 @@ local function value_end(text, i, c)
     elseif c == OPEN_OBJECT or c == OPEN_ARRAY then
         return structure_end(text, i)
     end
-    local length = tonumber(C.strcspn(ffi.cast(TEXT, text) + i - 1, AFTER_A_WORD)) -- a number or a word
+    local length = tonumber(C.strcspn(cast(TEXT, text) + i - 1, AFTER_A_WORD)) -- a number or a word
     return length > 0 and i + length <= #text and i + length or nil
 end
 json.value_end = value_end
 
---- Return start and end of the key at `i`, of its value, and position and byte of what follows: a comma or a brace.
--- Nothing when there is no field; the second value is then "deep" where that is why. Ends are positions behind the last character.
-function json.field(text, i)
+--- Return start and end of the key at `i`, and position and byte of its value; nothing when there is no key.
+-- Ends are positions behind the last character.
+local function key_at(text, i)
     local c
     i, c = after_space(text, i)
     if c ~= QUOTE then
@@ -121,11 +136,18 @@ function json.field(text, i)
     if c ~= COLON then
         return nil
     end
-    local value
-    value, c = after_space(text, i + 1)
-    local ends, why = value_end(text, value, c)
+    i, c = after_space(text, i + 1)
+    return key, key_end, i, c
+end
+json.key_at = key_at
+
+--- Return start and end of the key at `i`, of its value, and position and byte of what follows: a comma or a brace.
+-- Nothing when there is no field.
+function json.field(text, i)
+    local key, key_end, value, c = key_at(text, i)
+    local ends = key and value_end(text, value, c)
     if not ends then
-        return nil, why
+        return nil
     end
     i, c = after_space(text, ends)
     return key, key_end, value, ends, i, c

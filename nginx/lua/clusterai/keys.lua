@@ -6,22 +6,11 @@ local refusals = require "clusterai.refusals"
 local keys = {}
 
 local rate = ngx.shared.rate
-local var, byte, find, lower, sub = ngx.var, string.byte, string.find, string.lower, string.sub
-local MARK, BEARER, SPACE = "cak1.", "Bearer ", 32
+local var, find, lower = ngx.var, string.find, string.lower
+local MARK = "cak1."
 local LONGEST, MOST_SEEN = 200, 1000
-local seen, seen_count, seen_of = {}, 0, nil -- texts of valid keys, as long as this process uses the same table
+local seen_texts, seen_headers, seen_count, seen_of = {}, {}, 0, nil -- with valid keys, as long as this process uses the same table
 local WITHOUT_KEY = {id = "", per_minute = 0, expires = 0, dashboard = false}
-
---- Return the key that the request shows; nothing when there is none.
-local function shown()
-    local authorization = var.http_authorization
-    if not authorization then
-        return var.http_x_api_key
-    elseif sub(authorization, 1, 7) == BEARER and byte(authorization, 8) ~= SPACE then
-        return sub(authorization, 8) -- the usual case, without a pattern
-    end
-    return authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$") or ""
-end
 
 local function is_loopback(host)
     return host == "localhost" or host == "127.0.0.1" or host == "[::1]"
@@ -37,31 +26,52 @@ local function is_local()
     return is_loopback(var.host) and (not origin or is_loopback(origin:match("^https?://([^/]-):?%d*$")))
 end
 
---- Return the key of that text, whatever it still allows. Its hash is made once for each table of keys, not for each request.
-local function known(text)
-    local by_hash = state.keys.by_hash
-    if seen_of ~= by_hash or seen_count >= MOST_SEEN then
-        seen, seen_count, seen_of = {}, 0, by_hash
+--- Forget what was seen when the table of keys is another one, or much was seen.
+local function keep_current()
+    if seen_of ~= state.keys.by_hash or seen_count >= MOST_SEEN then
+        seen_texts, seen_headers, seen_count, seen_of = {}, {}, 0, state.keys.by_hash
     end
-    local key = seen[text]
+end
+
+--- Return the key of that text, whatever it still allows. Its hash is made once for each table of keys, not for each request.
+local function by_text(text)
+    keep_current()
+    local key = seen_texts[text]
     if not key and #text <= LONGEST then
-        key = by_hash[digest.sha256(text)]
+        key = state.keys.by_hash[digest.sha256(text)]
         if key then
-            seen[text], seen_count = key, seen_count + 1
+            seen_texts[text], seen_count = key, seen_count + 1
         end
     end
     return key
 end
 
---- Return the valid key of that text; nothing and a refusal otherwise.
-function keys.find(text)
-    local key = known(text)
+--- Return the key in an `Authorization` header, whatever it still allows. It is taken apart once, as above.
+local function by_header(authorization)
+    keep_current()
+    local key = seen_headers[authorization]
+    if not key then
+        key = by_text(authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$") or "")
+        if key then
+            seen_headers[authorization], seen_count = key, seen_count + 1
+        end
+    end
+    return key
+end
+
+--- Return the key; nothing and a refusal when there is none, or it has expired.
+local function valid(key)
     if not key then
         return nil, refusals.bad_key()
     elseif key.expires > 0 and key.expires <= ngx.time() then
         return nil, refusals.key_expired()
     end
     return key
+end
+
+--- Return the valid key of that text; nothing and a refusal otherwise.
+function keys.find(text)
+    return valid(by_text(text))
 end
 
 --- Count the request; return a refusal when the key's minute is used up.
@@ -85,19 +95,27 @@ function keys.in_path()
     return find(lower(var.uri), MARK, 1, true) ~= nil
 end
 
+--- Return the key that the request shows; nothing and a refusal otherwise.
+local function shown()
+    local authorization = var.http_authorization
+    if authorization then
+        return valid(by_header(authorization))
+    end
+    local text = var.http_x_api_key
+    if text then
+        return keys.find(text)
+    elseif is_local() then
+        return WITHOUT_KEY
+    end
+    return nil, refusals.no_key()
+end
+
 --- Return the request's key; nothing and a refusal where it may not go on. `is_plain`: its URL is known to have no arguments.
 function keys.of_request(is_plain)
     if not is_plain and keys.in_url() then
         return nil, refusals.key_in_url()
     end
-    local text = shown()
-    if not text then
-        if is_local() then
-            return WITHOUT_KEY
-        end
-        return nil, refusals.no_key()
-    end
-    local key, refusal = keys.find(text)
+    local key, refusal = shown()
     if key and key.per_minute > 0 then
         refusal = exceeded(key)
     end

@@ -36,6 +36,7 @@ end
 metrics.bucket = bucket
 
 --- Count a request that has ended. Model and node are empty for those that never got so far.
+-- `first_byte` is in milliseconds, nothing where there was none; `total` in seconds.
 function metrics.count(model, node, status, first_byte, total)
     local series = series_of(model, node)
     series.statuses[status] = (series.statuses[status] or 0) + 1
@@ -46,6 +47,7 @@ function metrics.count(model, node, status, first_byte, total)
     series.total[at] = (series.total[at] or 0) + 1
     series.total_sum = series.total_sum + total
     if first_byte then
+        first_byte = first_byte / 1000
         at = bucket(first_byte)
         series.first_byte[at] = (series.first_byte[at] or 0) + 1
         series.first_byte_sum = series.first_byte_sum + first_byte

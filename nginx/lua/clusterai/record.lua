@@ -16,6 +16,10 @@ local floor, tobit = math.floor, require("bit").tobit
 local TAIL = 4096
 local LONGEST_PATH = 200
 local PLAIN = requests.paths
+local THREE_DIGITS = {}
+for number = 0, 999 do
+    THREE_DIGITS[number] = format("%03d", number)
+end
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 -- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
 local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
@@ -55,9 +59,8 @@ local function number_at(tail, at)
     return whole(match(tail, "^:%s*([%d.eE+]+)", at))
 end
 
---- Return the number of the last field of that name. Where there is but one, as nearly always, nothing steps back from the end.
-local function last(tail, name)
-    local at = find(tail, name, 1, true)
+--- Return the number of the last field of that name, which occurs first at `at`. Where there is but one, as nearly always, nothing steps back from the end.
+local function last(tail, name, at)
     if not at then
         return nil
     elseif find(tail, name, at + 1, true) then
@@ -66,13 +69,17 @@ local function last(tail, name)
     return number_at(tail, at + #name)
 end
 
+local function either(tail, one, other)
+    return last(tail, one, find(tail, one, 1, true)) or last(tail, other, find(tail, other, 1, true))
+end
+
 --- Return the tokens of prompt and answer that the end of an answer tells, as numbers or texts; nothing where it does not.
 function record.tokens(tail)
-    if find(tail, OLLAMA_OUTPUT, 1, true) or find(tail, OLLAMA_PROMPT, 1, true) then
-        return last(tail, OLLAMA_PROMPT), last(tail, OLLAMA_OUTPUT)
+    local prompt, output = find(tail, OLLAMA_PROMPT, 1, true), find(tail, OLLAMA_OUTPUT, 1, true)
+    if prompt or output then
+        return last(tail, OLLAMA_PROMPT, prompt), last(tail, OLLAMA_OUTPUT, output)
     elseif find(tail, '_tokens"', 1, true) then
-        return last(tail, OPENAI_PROMPT) or last(tail, ANTHROPIC_PROMPT),
-            last(tail, OPENAI_OUTPUT) or last(tail, ANTHROPIC_OUTPUT)
+        return either(tail, OPENAI_PROMPT, ANTHROPIC_PROMPT), either(tail, OPENAI_OUTPUT, ANTHROPIC_OUTPUT)
     end
     return nil, nil
 end
@@ -88,21 +95,9 @@ local function tail_of(request)
     return #tail > TAIL and tail:sub(-TAIL) or tail
 end
 
---- Return the seconds to the first byte of the node's answer, over all tries, and as text; nothing when there was none.
-local function first_byte_of()
-    local times = var.upstream_header_time
-    local seconds = tonumber(times)
-    if seconds or not times then
-        return seconds, times
-    end
-    local sum = 0 -- several tries: "0.700, 0.012"
-    for time in times:gmatch("[%d.]+") do
-        sum = sum + time
-    end
-    if times:find("%d$") then
-        return sum, format("%.3f", sum)
-    end
-    return nil
+--- Return milliseconds as seconds, with three decimals: what format("%.3f") takes a thousand instructions for.
+local function seconds(milliseconds)
+    return floor(milliseconds / 1000) .. "." .. THREE_DIGITS[milliseconds % 1000]
 end
 
 --- Return the path in quotes, as the log has it.
@@ -119,8 +114,8 @@ end
 --
 -- All is put together at once, since each piece would become a string. What differs most often stands at the end, because LuaJIT
 -- tells long strings by their ends: of those that it holds to be the same it compares every byte.
-local function fields(request, node, first_byte)
-    local key, model = request.key or "", request.model
+local function fields(request, node)
+    local key, model, first_byte = request.key or "", request.model, request.first_byte
     if not model then
         return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '",'
     end
@@ -131,25 +126,22 @@ local function fields(request, node, first_byte)
     return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
         .. '","reason":"' .. (request.reason or "") .. '",' .. (prompt and '"prompt_tokens":' or "") .. (prompt or "")
         .. (prompt and "," or "") .. (output and '"output_tokens":' or "") .. (output or "") .. (output and "," or "")
-        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte or "") .. (first_byte and "," or "")
+        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte and seconds(first_byte) or "") .. (first_byte and "," or "")
 end
 
 --- Write the line and the counters; let go of the node.
 function record.write()
     local request = requests.finish()
     if not request then
-        var.clusterai = '"path":' .. shown(var.uri or "") .. "," -- what is no HTTP has none
+        var.line = '"path":' .. shown(var.uri or "") .. "," -- what is no HTTP has none
         return
     end
     local node, model = request.node or "", request.model
     gateway.remember(request)
     gateway.leave(request)
-    local first_byte, shown_first_byte
-    if node ~= "" then
-        first_byte, shown_first_byte = first_byte_of()
-    end
-    var.clusterai = fields(request, node, shown_first_byte)
-    metrics.count(model and model.name or "", node, ngx.status, first_byte, ngx.now() - ngx.req.start_time())
+    var.line = fields(request, node)
+    metrics.count(model and model.name or "", node, ngx.status, request.first_byte, ngx.now() - ngx.req.start_time())
+    requests.recycle(request)
 end
 
 return record

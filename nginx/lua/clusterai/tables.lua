@@ -45,14 +45,12 @@ local function node_of(id, node)
     if host:find("[^0-9a-fA-F:.]") or port < 1 or port > 65535 or not id:find("^[a-z0-9-]+$") then
         refuse("the node %s has no address of its own: %s, %s", id, host, tostring(port))
     end
-    local tls_name = want(node.tls_name, "string", id .. ".tls_name")
     return {
         id = id,
         host = host:find(":", 1, true) and "[" .. host .. "]" or host,
         port = port,
-        tls_name = tls_name,
         slots = math.max(1, tonumber(node.slots) or 1),
-        key = table.concat({id, host, port, tls_name}, " "),
+        key = table.concat({id, host, port}, " "),
     }
 end
 

@@ -55,7 +55,7 @@ def table(models: list[ClusterModel], peers: list[Peer], former: Table | None = 
 def test_a_ready_node_is_reached_where_its_session_came_from() -> None:
     made = table([model(NAME, copy("tower", loaded=True))], [peer(node())])
     assert made["nodes"] == {
-        "tower": {"host": "192.0.2.11", "port": 11443, "tls_name": "tower.gate.clusterai", "slots": 2}
+        "tower": {"host": "192.0.2.11", "port": 11443, "slots": 2}
     }
     assert made["models"][NAME] == {
         "digest": digest(NAME).hex(), "nodes": {"tower": {"loaded": True, "fit": 1}}, "reason": "",

@@ -148,18 +148,22 @@ def test_each_time_falls_into_the_first_bucket_that_holds_it(tmp_path: Path) -> 
     assert set(found) == set(range(1, len(bounds) + 2))
 
 
-def test_a_mark_is_of_the_text_and_the_number(tmp_path: Path) -> None:
+def test_a_mark_is_of_begin_end_and_length(tmp_path: Path) -> None:
     """Requests of one conversation are told by it; it tells nothing of the text."""
     script = """
         local digest, found = require "clusterai.digest", {}
-        for index, case in ipairs(given) do found[index] = {digest.mark(case[1], case[2]):byte(1, -1)} end
+        for index, text in ipairs(given) do
+            found[index] = {digest.mark("[" .. text .. "]", 2, #text + 1):byte(1, -1)}
+        end
         return found"""
-    cases = [("", 0), ("a", 1), ("a", 2), ("b", 1), ("tower", 7), ("tower", 2**32 - 1), ("x" * 256, 300)]
-    marks = run_lua(tmp_path, script, [*cases, ("tower", 7)])
-    assert marks[-1] == marks[4]
-    assert {len(mark) for mark in marks} == {8}
-    assert len({bytes(mark) for mark in marks[:-1]}) == len(cases)
-    assert bytes(marks[4]) == struct.pack("=II", 2661092977, 7)  # MurmurHash2 of 32 bits with the seed that nginx uses
+    long = "x" * 100
+    texts = ["a", "b", "tower", long, long + "x", "y" + long[1:], long[1:] + "y", long[:50] + "y" + long[51:]]
+    marks = [bytes(mark) for mark in run_lua(tmp_path, script, [*texts, "tower"])]
+    assert marks[-1] == marks[2]
+    assert {len(mark) for mark in marks} == {12}
+    assert len(set(marks)) == len(texts)
+    of_tower = 2661092977  # MurmurHash2 of 32 bits with the seed that nginx uses
+    assert marks[2] == struct.pack("=III", of_tower, of_tower, 5)
 
 
 def test_parts_of_a_blob_keep_the_rate_together(tmp_path: Path) -> None:
