@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Costs, Figure, median, quantile
-from bench.nginx import BackEnd, Load, Plain, running_wrk, wrk
+from bench.nginx import BackEnd, Load, Plain, running_wrk, wrk, wrk_in_turns
 from bench.processes import move, split_processors
 from clusterai.models import MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority
@@ -25,7 +25,8 @@ from support.raw_http import ask, read_head, request_bytes
 
 KEY, MODEL = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "llama3.2:3b"
 NODE = "n0"
-ROUNDS, SECONDS = 5, 4
+ROUNDS, SECONDS = 9, 2
+TURNS_ROUNDS, TURNS_SECONDS = 5, 8
 STREAMS, UPDATES, LARGE_NODES = 2000, 20, 100
 BLOB_BYTES, COPIES = 4 << 30, 3
 _HERE = {"loaded": True, "fit": 1}
@@ -86,51 +87,65 @@ def _prompt(size: int) -> str:
     return json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "x" * size}], "stream": False})
 
 
-def _pairs(
-    gateway: Gateway, plain: Plain, body: str, connections: int, processors: frozenset[int], *, at_once: bool = False
-) -> list[Pair]:
-    """Run the load against both in turn, so that other work on the machine meets both.
+def _targets(gateway: Gateway, plain: Plain) -> dict[int, str]:
+    """Return where chats go, by worker process: plain nginx, the gateway."""
+    ports = {worker: nginx.port for nginx in (plain, gateway) for worker in nginx.worker_ids()}
+    return {worker: f"http://127.0.0.1:{port}/api/chat" for worker, port in ports.items()}
 
-    At once: their workers share a processor, so a machine that is fast now and slow later is so for both. That is
-    the way to compare CPU, and no way to compare latency.
-    """
-    (worker,), (plain_worker,) = gateway.worker_ids(), plain.worker_ids()
-    ports = {plain_worker: plain.port, worker: gateway.port}
-    targets = {process_id: f"http://127.0.0.1:{port}/api/chat" for process_id, port in ports.items()}
-    groups = [targets] if at_once else [{process_id: url} for process_id, url in targets.items()]
+
+def _pairs(gateway: Gateway, plain: Plain, body: str, connections: int, processors: frozenset[int]) -> list[Pair]:
+    """Run the load against one and the other, again and again, so that other work on the machine meets both."""
+    targets = _targets(gateway, plain)
     pairs = []
     for _ in range(ROUNDS + 1):
         loads = [
-            load
-            for group in groups
-            for load in wrk(group, body, KEY, connections=connections, seconds=SECONDS, processors=processors)
+            wrk(worker, url, body, KEY, connections=connections, seconds=SECONDS, processors=processors)
+            for worker, url in targets.items()
         ]
-        pairs.append(Pair(*loads))
-    if any(pair.gateway.failed for pair in pairs):
-        raise RuntimeError(f"requests failed: {gateway.errors()}")
+        pairs.append(_checked(gateway, loads))
     return pairs[1:]  # the first one warmed up
+
+
+def _checked(gateway: Gateway, loads: list[Load]) -> Pair:
+    pair = Pair(*loads)
+    if pair.gateway.failed:
+        raise RuntimeError(f"requests failed: {gateway.errors()}")
+    return pair
+
+
+def _in_turns(gateway: Gateway, plain: Plain, processors: frozenset[int]) -> list[Pair]:
+    """Return pairs of which CPU and rates count: both were measured within the same seconds."""
+    targets = _targets(gateway, plain)
+    pairs = [
+        _checked(
+            gateway,
+            wrk_in_turns(targets, _prompt(1000), KEY, connections=32, seconds=TURNS_SECONDS, processors=processors),
+        )
+        for _ in range(TURNS_ROUNDS + 1)
+    ]
+    return pairs[1:]
 
 
 def _added(pairs: list[Pair], name: str) -> float:
     return median([getattr(pair.gateway, name) - getattr(pair.plain, name) for pair in pairs])
 
 
-def _cpu_ratios(gateway: Gateway, plain: Plain, processors: frozenset[int]) -> tuple[float, str]:
+def _cpu_ratios(pairs: list[Pair]) -> tuple[float, str]:
     """Return how many times plain nginx's CPU the gateway takes, the median of the rounds, and all of them as text."""
-    pairs = _pairs(gateway, plain, _prompt(1000), 32, processors, at_once=True)
     ratios = [pair.gateway.cpu_microseconds / pair.plain.cpu_microseconds for pair in pairs]
     return median(ratios), "rounds: " + ", ".join(f"{ratio:.2f}" for ratio in ratios)
 
 
 def _chats(gateway: Gateway, plain: Plain, processors: frozenset[int]) -> Iterator[Figure]:
-    pairs = _pairs(gateway, plain, _prompt(1000), 32, processors)
+    pairs = _in_turns(gateway, plain, processors)
+    ratio, rounds = _cpu_ratios(pairs)
     alone = median([pair.plain.cpu_microseconds for pair in pairs])
-    ratio, rounds = _cpu_ratios(gateway, plain, processors)
     detail = f"{ratio:.2f} times plain nginx's {alone:.1f} µs; {rounds}"
-    yield Figure("CPU a request beyond plain nginx", (ratio - 1) * alone, "µs", 15, detail=detail)
-    ratio = median([pair.gateway.per_second / pair.plain.per_second for pair in pairs])
+    yield Figure("CPU a request beyond plain nginx", _added(pairs, "cpu_microseconds"), "µs", 15, detail=detail)
+    share = median([pair.gateway.per_second / pair.plain.per_second for pair in pairs])
     rate = median([pair.gateway.per_second for pair in pairs])
-    yield Figure("requests a second, share of plain nginx", ratio, "", 0.72, at_least=True, detail=f"{rate:.0f}/s")
+    yield Figure("requests a second, share of plain nginx", share, "", 0.72, at_least=True, detail=f"{rate:.0f}/s")
+    pairs = _pairs(gateway, plain, _prompt(1000), 32, processors)
     yield Figure("added to the median", _added(pairs, "p50_milliseconds"), "ms", 0.5)
     yield Figure("added to the 99th percentile", _added(pairs, "p99_milliseconds"), "ms", 3)
 
@@ -170,7 +185,7 @@ def _large_table(
     taken = [run_lua(home, script, {"text": json.dumps(_large(back_end.port))}) for _ in range(ROUNDS)]
     yield Figure("choice among 100 nodes × 50 models", median(taken), "µs", 20)
     _use(gateway, _large(back_end.port))
-    ratio, rounds = _cpu_ratios(gateway, plain, processors)
+    ratio, rounds = _cpu_ratios(_in_turns(gateway, plain, processors))
     yield Figure("CPU a request with that table, ratio to plain", ratio, "x", detail=rounds)
 
 
@@ -186,7 +201,7 @@ def _listing(gateway: Gateway, back_end: BackEnd, processors: frozenset[int]) ->
         chats = stack.enter_context(running_wrk(f"{url}/api/chat", body, KEY, connections=8, processors=processors))
         (worker,) = gateway.worker_ids()
         loads = [
-            wrk({worker: f"{url}/api/tags"}, "", KEY, connections=4, seconds=SECONDS, processors=processors)[0]
+            wrk(worker, f"{url}/api/tags", "", KEY, connections=4, seconds=SECONDS, processors=processors)
             for _ in range(ROUNDS)
         ]
         assert chats.poll() is None

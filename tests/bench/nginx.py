@@ -1,6 +1,9 @@
 """What the gateway is measured with: a trivial back-end and plain nginx in front of it, and wrk."""
 
+import itertools
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +19,7 @@ from clusterai.pki import CertificateAuthority
 from support.gateway import Gateway
 from support.ports import free_ports
 
+TURN_SECONDS = 0.2
 _HEAD = """daemon off;
 user root;
 worker_processes 1;
@@ -173,36 +177,69 @@ class Load:
 
 
 def wrk(
+    worker: int, url: str, body: str, key: str, *, connections: int, seconds: int, processors: frozenset[int]
+) -> Load:
+    """Send requests for so long to the URL, which that nginx worker process serves. An empty body: GET."""
+    _run(url, body, key, connections, 1, processors)  # it warms up: connections are made, code is compiled
+    before = Costs.of(worker).cpu_seconds
+    said = _run(url, body, key, connections, seconds, processors)
+    cpu, requests = Costs.of(worker).cpu_seconds - before, said["requests"]
+    return Load(requests / said["seconds"], cpu / requests * 1e6, said["p50"], said["p99"], said["failed"])
+
+
+def wrk_in_turns(
     targets: Mapping[int, str], body: str, key: str, *, connections: int, seconds: int, processors: frozenset[int]
 ) -> list[Load]:
-    """Send requests for so long, to all targets at once: URLs by the nginx worker's process id, whose CPU it is.
+    """Load all targets, URLs by worker process, and let one worker run at a time, the others stopped by signal.
 
-    An empty body: GET.
+    Each has the processor to itself, and all meet the same machine, whose speed changes within seconds. The latencies
+    that come of it are of no use.
     """
-    _run(targets.values(), body, key, connections, 1, processors)  # it warms up: connections are made, code is compiled
-    before = [Costs.of(worker).cpu_seconds for worker in targets]
-    results = _run(targets.values(), body, key, connections, seconds, processors)
-    loads = []
-    for worker, cpu_before, said in zip(targets, before, results, strict=True):
-        cpu, requests = Costs.of(worker).cpu_seconds - cpu_before, said["requests"]
-        load = Load(requests / said["seconds"], cpu / requests * 1e6, said["p50"], said["p99"], said["failed"])
-        loads.append(load)
-    return loads
-
-
-def _run(
-    urls: Iterable[str], body: str, key: str, connections: int, seconds: int, processors: frozenset[int]
-) -> list[dict[str, Any]]:
-    """Run a wrk for each URL, all at once; return what each says."""
-    with ExitStack() as stack:
+    workers = list(targets)
+    before = [Costs.of(worker).cpu_seconds for worker in workers]
+    ran = dict.fromkeys(workers, 0.0)
+    with _stopped(workers), ExitStack() as stack:
         running = [
             stack.enter_context(
                 running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors)
             )
-            for url in urls
+            for url in targets.values()
         ]
-        said = [process.communicate(timeout=seconds + 60)[0] for process in running]
-    return [json.loads(text.rpartition("RESULT ")[2]) for text in said]
+        for worker in itertools.cycle(workers):
+            if any(process.poll() is not None for process in running):
+                break
+            begun = time.monotonic()
+            os.kill(worker, signal.SIGCONT)
+            time.sleep(TURN_SECONDS)
+            os.kill(worker, signal.SIGSTOP)
+            ran[worker] += time.monotonic() - begun
+        results = [_said(process, seconds) for process in running]
+    loads = []
+    for worker, cpu_before, said in zip(workers, before, results, strict=True):
+        cpu, requests = Costs.of(worker).cpu_seconds - cpu_before, said["requests"]
+        loads.append(Load(requests / ran[worker], cpu / requests * 1e6, said["p50"], said["p99"], said["failed"]))
+    return loads
+
+
+@contextmanager
+def _stopped(process_ids: Iterable[int]) -> Iterator[None]:
+    """Stop the processes, by signal; they go on after the block."""
+    for process_id in process_ids:
+        os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process_id in process_ids:
+            os.kill(process_id, signal.SIGCONT)
+
+
+def _run(url: str, body: str, key: str, connections: int, seconds: int, processors: frozenset[int]) -> dict[str, Any]:
+    with running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors) as process:
+        return _said(process, seconds)
+
+
+def _said(process: subprocess.Popen[str], seconds: int) -> dict[str, Any]:
+    return dict(json.loads(process.communicate(timeout=seconds + 60)[0].rpartition("RESULT ")[2]))
 
 
 @contextmanager
