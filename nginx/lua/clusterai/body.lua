@@ -14,7 +14,9 @@ local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 123, 125, 91
 local SHORTEST_KEY, LONGEST_ESCAPED = 4, 48 -- "name", "\u006d\u006f…"
 local LARGE = 4 * 1024 * 1024 -- bytes: what of that size is thrown away is collected at once
 -- What a key means to us; "" for those that mean nothing. Common ones stand here to be known at once.
-local MEANINGS = {model = "model", name = "name", messages = "messages", input = "messages", stream = "", options = "", prompt = ""}
+local MEANINGS = {
+    model = "model", name = "name", messages = "messages", input = "messages", stream = "", options = "", prompt = "",
+}
 
 local ABSENT = 0
 local found = {model = ABSENT, name = ABSENT, mark = false} -- of the body that is looked at; nobody waits meanwhile
@@ -108,8 +110,8 @@ end
 
 --- Look at a body.
 --
--- @return a table, the same one each time, with `model`, `name` (texts, 0 where there are none, false where they are no texts) and `mark`, which tells
--- conversations apart, false where there is none; or nothing, a stable code and, for "bad-json", what is wrong.
+-- @return a table, the same one each time, with `model`, `name` (texts, 0 where there are none, false where they are no texts) and
+-- `mark`, which tells conversations apart (false: nothing does); or nothing, a stable code and, for "bad-json", what is wrong.
 function body.inspect(text)
     local i, c = after_space(text, 1)
     if not c then

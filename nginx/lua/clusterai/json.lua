@@ -46,7 +46,8 @@ local function after_space(text, i)
 end
 json.after_space = after_space
 
---- Return the position of the first quote from `i`. string.find would do the same, in three times the instructions.
+--- Return the position of the first quote from `i`, which is one behind the text's end at most. string.find takes three times the
+-- instructions.
 local function find_quote(text, i)
     local from = cast(TEXT, text)
     local at = C.memchr(from + i - 1, QUOTE, #text - i + 1)

@@ -9,7 +9,8 @@ local rate = ngx.shared.rate
 local var, find, lower = ngx.var, string.find, string.lower
 local MARK = "cak1."
 local LONGEST, MOST_SEEN = 200, 1000
-local seen_texts, seen_headers, seen_count, seen_of = {}, {}, 0, nil -- with valid keys, as long as this process uses the same table
+-- Texts and headers with valid keys, as long as this process uses the same table.
+local seen_texts, seen_headers, seen_count, seen_of = {}, {}, 0, nil
 local WITHOUT_KEY = {id = "", per_minute = 0, expires = 0, dashboard = false}
 
 local function is_loopback(host)

@@ -59,7 +59,8 @@ local function number_at(tail, at)
     return whole(match(tail, "^:%s*([%d.eE+]+)", at))
 end
 
---- Return the number of the last field of that name, which occurs first at `at`. Where there is but one, as nearly always, nothing steps back from the end.
+--- Return the number of the last field of that name, which occurs first at `at`. Where there is but one, as nearly always, nothing
+-- steps back from the end.
 local function last(tail, name, at)
     if not at then
         return nil
@@ -69,6 +70,7 @@ local function last(tail, name, at)
     return number_at(tail, at + #name)
 end
 
+--- Return the number of the last field of the one name, or else of the other.
 local function either(tail, one, other)
     return last(tail, one, find(tail, one, 1, true)) or last(tail, other, find(tail, other, 1, true))
 end
