@@ -28,7 +28,7 @@ from load.identities import enroll_all, save
 from support.ports import free_port
 
 ALL = frozenset(os.sched_getaffinity(0))
-AGENTS, WINDOW_SECONDS, SETTLE_SECONDS, ROUNDS, LIST_CALLS = 2000, 10.0, 5.0, 3, 200
+AGENTS, WINDOW_SECONDS, SETTLE_SECONDS, ROUNDS, LIST_CALLS = 2000, 10.0, 5.0, 3, 500
 GRACE_SECONDS, _CONNECT_SECONDS = 3.0, 120.0
 
 
