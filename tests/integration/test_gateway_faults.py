@@ -277,6 +277,8 @@ async def test_a_worker_process_that_dies_takes_its_counts_with_it(gateway: Gate
             await asyncio.create_subprocess_exec("kill", "-9", str(worker))
             await until(lambda: gateway.worker_ids() not in ([], [worker]))
             await until(lambda: gateway.status()["nodes"]["a"]["in_flight"] == 0)
+            assert (await ask(gateway.port, "/")).status == 200  # it is the new worker that counts nothing
+            assert worker not in gateway.worker_ids()
 
 
 async def test_a_configuration_that_nginx_refuses_is_never_activated(gateway: Gateway) -> None:

@@ -128,7 +128,8 @@ local function fields(request, node)
     return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
         .. '","reason":"' .. (request.reason or "") .. '",' .. (prompt and '"prompt_tokens":' or "") .. (prompt or "")
         .. (prompt and "," or "") .. (output and '"output_tokens":' or "") .. (output or "") .. (output and "," or "")
-        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte and seconds(first_byte) or "") .. (first_byte and "," or "")
+        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte and seconds(first_byte) or "")
+        .. (first_byte and "," or "")
 end
 
 --- Write the line and the counters; let go of the node.
