@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cluster import Cluster, DaskAccess, DaskClient, running_cluster
-from bench.measure import Costs, Figure, interval_of_median, median
+from bench.measure import Costs, Figure, interval_of_mean, mean, median
 from bench.processes import Place, Program, move, split_processors
 from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
 from support.ports import free_port
 
-TASKS, MEBIBYTES = 2000, 128
-LEAST_ROUNDS, MOST_ROUNDS, WIDTH = 15, 40, 0.04  # rounds go on until each interval of 95 % is that narrow
+TASKS, MEBIBYTES = 100, 32  # a turn: a third of a second each
+PAIRS, WARM_PAIRS = 25, 3  # of turns, for each start of both sides
+LEAST_STARTS, MOST_STARTS, WIDTH = 8, 16, 0.04  # both start anew until each interval of 95 % is that narrow
 _NAMES = ("one", "two")
 _START_SECONDS = 60.0
 _RATES = (("tasks", "/s"), ("to_client", "MiB/s"), ("to_worker", "MiB/s"))
 _COSTS = (("task", "µs"), ("MiB", "µs"))
-Round = dict[str, float]
+Turn = dict[str, float]
+Pair = tuple[Turn, Turn]  # ours, and that of what was started by hand
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,17 @@ class Side:
     client: DaskClient
     processes: list[int]
 
-    def round(self) -> Round:
-        """Measure once: rates, and the CPU of scheduler and workers, which what else runs disturbs less."""
+    def tasks(self) -> Turn:
+        """Run tasks: their rate, and the CPU of scheduler and workers, which what else runs disturbs less."""
         begun = self._cpu_seconds()
-        tasks = self.client.call("rate", TASKS)
-        worked = self._cpu_seconds()
+        rate = self.client.call("rate", TASKS)
+        return {"tasks": rate, "task": (self._cpu_seconds() - begun) / TASKS * 1e6}
+
+    def transfers(self) -> Turn:
+        """Move data: the bandwidths, and that CPU."""
+        begun = self._cpu_seconds()
         moved = self.client.call("bandwidth", MEBIBYTES)
-        ended = self._cpu_seconds()
-        costs = {"task": (worked - begun) / TASKS * 1e6, "MiB": (ended - worked) / MEBIBYTES / len(moved) * 1e6}
-        return {"tasks": tasks, **moved, **costs}
+        return {**moved, "MiB": (self._cpu_seconds() - begun) / MEBIBYTES / len(moved) * 1e6}
 
     def _cpu_seconds(self) -> float:
         return sum(Costs.of(process_id).cpu_seconds for process_id in self.processes)
@@ -48,54 +52,55 @@ class Side:
 def measure() -> Iterator[Figure]:
     """Yield task rate, bandwidths and CPU as ratios.
 
-    Rounds alternate, and each is compared with its neighbour: what else the machine does changes between rounds.
+    The sides take turns, as short as they can be, and each turn is compared with its neighbour: what else the machine
+    does changes from one second to the next. And a process has its luck, with its addresses and hashes, for as long as
+    it runs: both sides are started many times.
     """
+    starts: list[list[Pair]] = []
+    while len(starts) < LEAST_STARTS or (len(starts) < MOST_STARTS and not _narrow(starts)):
+        starts.append(_one_start())
+    for what, unit in _RATES:
+        yield _compared(f"Dask {what}, ratio to one started by hand", what, unit, starts, 0.97)
+    for what, unit in _COSTS:
+        yield _compared(f"CPU per {what} in scheduler and workers, ratio", what, unit, starts)
+
+
+def _one_start() -> list[Pair]:
+    """Start both sides, let them take turns, end them."""
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name, ExitStack() as stack:
         cluster = stack.enter_context(running_cluster(Path(name), Place(), _NAMES))
         access, processes = stack.enter_context(_by_hand(Path(name), cluster))
         own = _side(stack, cluster, cluster.dask_access(), cluster.units())
         sides = (own, _side(stack, cluster, access, processes))
-        for side in sides:
-            side.round()
-        rounds = _rounds(sides)
-    for what, unit in _RATES:
-        yield _compared(f"Dask {what}, ratio to one started by hand", what, unit, rounds, 0.97)
-    for what, unit in _COSTS:
-        yield _compared(f"CPU per {what} in scheduler and workers, ratio", what, unit, rounds)
+        return [_pair(sides, number) for number in range(WARM_PAIRS + PAIRS)][WARM_PAIRS:]
 
 
-def _rounds(sides: tuple[Side, Side]) -> list[tuple[Round, Round]]:
-    """Measure until the intervals are narrow, whatever they hold; they stay wide where too much else runs."""
-    rounds: list[tuple[Round, Round]] = []
-    while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and not _narrow(rounds)):
-        rounds.append(_both(sides, len(rounds)))
-    return rounds
+def _pair(sides: tuple[Side, Side], number: int) -> Pair:
+    """Measure both, in turns the one and the other first."""
+    found: Pair = ({}, {})
+    order = (0, 1) if number % 2 else (1, 0)
+    for measure_one in (Side.tasks, Side.transfers):
+        for side in order:
+            found[side].update(measure_one(sides[side]))
+    return found
 
 
-def _narrow(rounds: list[tuple[Round, Round]]) -> bool:
-    intervals = (interval_of_median(_ratios(rounds, what)) for what, _ in _RATES)
+def _narrow(starts: list[list[Pair]]) -> bool:
+    intervals = (interval_of_mean(_ratios(starts, what)) for what, _ in _RATES)
     return all(high - low <= WIDTH for low, high in intervals)
 
 
-def _ratios(rounds: list[tuple[Round, Round]], what: str) -> list[float]:
-    return [ours[what] / theirs[what] for ours, theirs in rounds]
+def _ratios(starts: list[list[Pair]], what: str) -> list[float]:
+    """Return each start's ratio."""
+    return [median([ours[what] / theirs[what] for ours, theirs in pairs]) for pairs in starts]
 
 
-def _compared(name: str, what: str, unit: str, rounds: list[tuple[Round, Round]], limit: float | None = None) -> Figure:
-    ours, theirs = (median([pair[side][what] for pair in rounds]) for side in (0, 1))
-    ratios = _ratios(rounds, what)
-    low, high = interval_of_median(ratios)
-    detail = f"{ours:.0f} against {theirs:.0f} {unit}, 95 % sure: {low:.3f} to {high:.3f}, {len(rounds)} pairs"
-    return Figure(name, median(ratios), "x", limit, limit is not None, theirs, detail)
-
-
-def _both(sides: tuple[Side, Side], number: int) -> tuple[Round, Round]:
-    """Measure both, in turns the one and the other first."""
-    if number % 2:
-        theirs, ours = sides[1].round(), sides[0].round()
-    else:
-        ours, theirs = sides[0].round(), sides[1].round()
-    return ours, theirs
+def _compared(name: str, what: str, unit: str, starts: list[list[Pair]], limit: float | None = None) -> Figure:
+    ours, theirs = (median([pair[side][what] for pairs in starts for pair in pairs]) for side in (0, 1))
+    ratios = _ratios(starts, what)
+    low, high = interval_of_mean(ratios)
+    detail = f"{ours:.0f} against {theirs:.0f} {unit}, 95 % sure: {low:.3f} to {high:.3f}, {len(starts)} starts"
+    return Figure(name, mean(ratios), "x", limit, limit is not None, theirs, detail)
 
 
 def _side(stack: ExitStack, cluster: Cluster, access: DaskAccess, processes: list[int]) -> Side:

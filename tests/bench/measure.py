@@ -119,12 +119,17 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def interval_of_median(values: Sequence[float], confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """Return the bounds between which the true median lies with that confidence (percentile bootstrap, Efron 1979)."""
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
+    return statistics.fmean(values)
+
+
+def interval_of_mean(values: Sequence[float], confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+    """Return the bounds between which the true mean lies with that confidence (percentile bootstrap, Efron 1979)."""
     chance = random.Random(0)
-    medians = [median(chance.choices(values, k=len(values))) for _ in range(resamples)]
+    means = [mean(chance.choices(values, k=len(values))) for _ in range(resamples)]
     rest = (1 - confidence) / 2
-    return quantile(medians, rest), quantile(medians, 1 - rest)
+    return quantile(means, rest), quantile(means, 1 - rest)
 
 
 def as_json(figures: Sequence[Figure]) -> str:
