@@ -14,7 +14,8 @@ from support.fake_systemd import BusDaemon, FakeSystemd, fake_systemd, private_b
 from support.leaks import Belongings, end_children, left_behind, tasks_left
 
 LAYERS = ("lint", "types", "architecture", "unit", "contract", "integration", "newest", "webui", "termux", "system")
-_LONGEST = ("newest", "termux", "system")
+_LONGEST = ("newest", "termux", "system", "webui")
+_LONG_FILES = ("test_two_pools", "test_webui_setup", "test_policy_compute", "test_repository_apt")  # minutes each
 _BEFORE = pytest.StashKey[Belongings]()
 _HERE = Path(__file__).resolve().parent
 
@@ -29,12 +30,12 @@ def layer_of(path: Path) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the layers in order, and keep a file's tests (all of the layers termux and system) in one process each.
 
-    Side by side, the longest layers begin: what is last decides when all is done.
+    Side by side, what takes longest begins: what is last decides when all is done.
     """
-    parallel = "PYTEST_XDIST_WORKER" in os.environ
-    layers = sorted(LAYERS, key=lambda layer: layer not in _LONGEST) if parallel else LAYERS
-    order = {layer: number for number, layer in enumerate(layers)}
-    items.sort(key=lambda item: order.get(layer_of(item.path), len(layers)))
+    order = {layer: number for number, layer in enumerate(LAYERS)}
+    items.sort(key=lambda item: order.get(layer_of(item.path), len(LAYERS)))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (layer_of(item.path) not in _LONGEST, item.path.stem not in _LONG_FILES))
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:

@@ -14,7 +14,7 @@ LIBRARIES = (
     "grpcio", "h2", "protobuf", "cryptography", "zeroconf", "dbus-fast", "click", "rich", "psutil", "sdnotify", "segno",
 )  # fmt: skip
 FOR_TESTS = ("pyyaml",)
-TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
+TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis")
 PINS = ROOT / "tests/requirements.txt"
 # Of the units: not what only decides. Of integration: what meets gRPC, TLS and the store. Dask has an environment of
 # its own, whatever runs the daemon; what nginx with Lua, stunnel, Ollama, apt and pip do is the same with any library.
@@ -68,6 +68,7 @@ def test_unit_and_integration_pass_on_the_newest_releases() -> None:
     install_newest()
     ignored = [f"--ignore-glob={pattern}" for pattern in LEFT_OUT]
     tests = [path for path in TESTS if any((ROOT / path).rglob("test_*.py"))]
-    printed = run(ENVIRONMENT / "bin/python", "-P", "-m", "pytest", "-q", *ignored, *tests, seconds=1800)
+    options = ("-q", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")  # mostly they wait
+    printed = run(ENVIRONMENT / "bin/python", "-P", "-m", "pytest", *options, *ignored, *tests, seconds=1800)
     assert " passed" in printed.splitlines()[-1]
     print(printed.splitlines()[-1])

@@ -111,8 +111,9 @@ class TestWithItsWorker:
         [agent], [worker] = agents(enabled), workers(enabled)
         kill(worker)
         await until(lambda: workers(enabled) not in ([], [worker]))
+        ending = workers(enabled)  # with its agent
         kill(agent)
-        await until(lambda: agents(enabled) not in ([], [agent]) and len(workers(enabled)) == 1)
+        await until(lambda: agents(enabled) not in ([], [agent]) and workers(enabled) not in ([], ending))
         both = agents(enabled) + workers(enabled)
         kill(*both)
         await until(lambda: agents(enabled) and workers(enabled) and not {*both} & {*enabled.processes()})
