@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from bench.cluster import Cluster, DaskAccess, DaskClient, running_cluster
-from bench.measure import Costs, Figure, interval_of_mean, mean, median
+from bench.measure import Costs, Figure, interval_of_mean, median
 from bench.processes import Place, Program, move, split_processors
 from clusterai.credentials import save_credentials
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
@@ -100,7 +101,7 @@ def _compared(name: str, what: str, unit: str, starts: list[list[Pair]], limit: 
     ratios = _ratios(starts, what)
     low, high = interval_of_mean(ratios)
     detail = f"{ours:.0f} against {theirs:.0f} {unit}, 95 % sure: {low:.3f} to {high:.3f}, {len(starts)} starts"
-    return Figure(name, mean(ratios), "x", limit, limit is not None, theirs, detail)
+    return Figure(name, fmean(ratios), "x", limit, limit is not None, theirs, detail)
 
 
 def _side(stack: ExitStack, cluster: Cluster, access: DaskAccess, processes: list[int]) -> Side:

@@ -119,15 +119,10 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean."""
-    return statistics.fmean(values)
-
-
 def interval_of_mean(values: Sequence[float], confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
     """Return the bounds between which the true mean lies with that confidence (percentile bootstrap, Efron 1979)."""
     chance = random.Random(0)
-    means = [mean(chance.choices(values, k=len(values))) for _ in range(resamples)]
+    means = [statistics.fmean(chance.choices(values, k=len(values))) for _ in range(resamples)]
     rest = (1 - confidence) / 2
     return quantile(means, rest), quantile(means, 1 - rest)
 

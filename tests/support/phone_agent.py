@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ LOG = "var/log/sv/clusterai-agent/current"
 
 
 async def until(good: Callable[[], Any], seconds: float = UP_SECONDS) -> None:
-    """Wait until it holds. Looking may start a program: what is waited for has the processor half of the time."""
+    """Wait until it holds."""
     async with asyncio.timeout(seconds):
-        begun = time.monotonic()
         while not good():
-            await asyncio.sleep(max(0.1, time.monotonic() - begun))
-            begun = time.monotonic()
+            await asyncio.sleep(0.1)
 
 
 def install(phone: Phone, debs: Mapping[str, Path]) -> Phone:

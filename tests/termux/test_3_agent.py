@@ -124,6 +124,7 @@ class TestWithItsWorker:
         await until(lambda: workers(enabled))
         enabled.shell("sv-disable clusterai-agent")
         await until(lambda: not agents(enabled) and not workers(enabled))
+        assert "the agent does not run" in enabled.run("clusterai-agent", "status").stderr
 
     async def test_unplugged_it_says_so_within_seconds_and_works_again_when_it_charges(
         self, enabled: Phone, daemon: NodeDaemon
@@ -158,6 +159,8 @@ class TestWithItsWorker:
         await until(lambda: status(installed).get("policy", {}).get("reason_code") == "battery-unknown")
         await until(lambda: not running(installed, "termux-battery-status"))
         await until(lambda: "no answer within 3 s" in status(installed).get("absent", {}).get("battery", ""))
+        assert status(installed)["policy"]["state"] == "resting"
+        assert workers(installed) == []
 
     async def test_a_server_that_is_elsewhere_is_found_where_the_owner_says(
         self, enabled: Phone, daemon: NodeDaemon
@@ -171,6 +174,8 @@ class TestWithItsWorker:
         enabled.write("etc/clusterai/agent.toml", f'[server]\naddresses = ["{daemon.address}"]\n')
         enabled.shell("sv restart clusterai-agent")
         await until(lambda: len(daemon.streams) > sessions and not daemon.last.closed)
+        await until(lambda: status(enabled).get("state") == "connected")
+        assert status(enabled)["server"] == daemon.address
 
 
 async def joined(phone: Phone, daemon: KillableDaemon) -> str:
