@@ -24,6 +24,7 @@ from typing import Any
 from clusterai.files import write_atomic
 from clusterai.models import GATEWAY_NAME, MIRROR_NAME, gate_name
 from clusterai.pki import CertificateAuthority, key_pem, new_csr, new_key
+from support.journal import Journal
 from support.ports import free_ports
 from support.tree import ROOT
 
@@ -100,6 +101,7 @@ class Gateway:
         self.repository = self.directory / "repo"  # there is none until a test makes it
         self.state, self.listens = self.directory / "state", self.directory / "listen"
         self.log, self.access_log = self.directory / "error.log", self.directory / "access.log"
+        self.journal = Journal(self.directory / "j.sock", self.access_log)
         for path in (self.state, self.listens, self.directory / "run", self.directory / "cache"):
             path.mkdir()
         (self.state / "cluster-ca.pem").write_bytes(self.authority.cert_pem)
@@ -137,7 +139,7 @@ class Gateway:
             "/var/lib/clusterai-repo": self.repository,
             "/run/clusterai-gateway": self.directory / "run",
             "/var/cache/clusterai-gateway": self.directory / "cache",
-            "syslog:server=unix:/dev/log,tag=clusterai_gateway,nohostname": self.access_log,
+            "/run/systemd/journal/stdout": self.journal.path,
             "worker_processes auto": f"worker_processes {self.workers}",
             "/run/open-webui/http.sock": self.webui_socket,
             "127.0.0.1:8787": f"127.0.0.1:{self.dashboard_port}",
@@ -169,6 +171,7 @@ class Gateway:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.journal.start()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
@@ -201,15 +204,21 @@ class Gateway:
 
     def stop(self) -> None:
         """Ask it to end at once, streams and all; none of its processes is left."""
-        if self.process is None:
-            return
-        self.process.terminate()  # nothing, when it has ended
         try:
-            self.process.wait(STOP_SECONDS)
+            if self.process is not None:
+                self._stop(self.process)
+        finally:
+            self.journal.stop()
+
+    @staticmethod
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()  # nothing, when it has ended
+        try:
+            process.wait(STOP_SECONDS)
         finally:
             with suppress(ProcessLookupError):  # a worker may outlive its master
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(STOP_SECONDS)
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_SECONDS)
 
     def status(self, path: str = "/status") -> Any:
         """Return what /status says, or the text of /metrics."""

@@ -168,6 +168,23 @@ def test_the_python_clients_chat(cluster: Cluster, client: Machine) -> None:
     assert alpha.shell(f"{variables} python3 /srv/clients.py", seconds=120).split() == ["True"] * 4
 
 
+def logged(machine: Machine, path: str) -> list[dict[str, Any]]:
+    """Return the lines of the gateway's access log about that path."""
+    said = machine.run(["journalctl", "-u", "clusterai-gateway", "-t", "clusterai_gateway", "-o", "cat", "--no-pager"])
+    return [line for line in map(json.loads, said.splitlines()) if line["path"] == path]
+
+
+def test_the_journal_has_a_line_for_each_request_and_after_its_own_restart(cluster: Cluster, client: Machine) -> None:
+    server = cluster.server
+    node = answered_by(chat(client))
+    server.eventually(lambda: node in [line.get("node") for line in logged(server, "/api/chat")], "it is written down")
+    line = [line for line in logged(server, "/api/chat") if line.get("node") == node][-1]
+    assert (line["model"], line["status"], line["output_tokens"] > 0) == (MODEL, 200, True)
+    server.run(["systemctl", "restart", "systemd-journald"])
+    client.run(["curl", "-s", "--cacert", CA, "https://server:11434/after-the-restart"])
+    server.eventually(lambda: logged(server, "/after-the-restart") != [], "lines arrive again")
+
+
 def test_why_explains_the_choice(cluster: Cluster) -> None:
     steps = cluster.json("why", MODEL)["peers"]
     assert {step["node_id"] for step in steps if step["usable"]} == set(SERVING)

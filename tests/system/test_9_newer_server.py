@@ -30,6 +30,16 @@ def test_an_older_machine_joins_it(newer: Cluster) -> None:
     assert newer.server.unit("clusteraid.service", "NRestarts") == "0"
 
 
+def test_its_gateway_answers_and_writes_its_log(newer: Cluster) -> None:
+    """Another nginx, another LuaJIT."""
+    server = newer.server
+    ask = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "https://127.0.0.1:11434/api/tags"]
+    server.eventually(lambda: server.run(ask, check=False) in ("200", "401"), "it answers")
+    log = ["journalctl", "-t", "clusterai_gateway", "-o", "cat", "--no-pager"]
+    server.eventually(lambda: '"path":"/api/tags"' in server.run(log), "it is written down")
+    assert "lua" not in server.journal(unit="clusterai-gateway.service")
+
+
 def test_the_doctor_misses_nothing_but_the_wheels_for_its_python(newer: Cluster) -> None:
     """The lab has wheels for one Python only, and no network beyond itself."""
     told = newer.server.finished(["clusteractl", "doctor", "--json"]).stdout

@@ -65,9 +65,8 @@ local function unknown_model(key, text)
 end
 
 --- Return what tells this conversation from all others; nothing when it cannot be told.
-local function conversation_of(key, model, found)
-    local named = var.chat
-    if named and named ~= "" then
+local function conversation_of(key, model, found, named)
+    if named ~= "" then
         return key.id .. " " .. model.name .. " " .. named:sub(1, 128)
     elseif found.mark then
         -- A hash, not the text: nothing of a prompt is kept. Two conversations that share one share a node, and no more.
@@ -121,7 +120,7 @@ function gateway.access()
     if ngx.req.get_method() ~= "POST" then
         return answers.refuse(refusals.wrong_method(request.path, ngx.req.get_method()))
     end
-    local key, refusal = keys.of_request(is_plain)
+    local key, refusal, named = keys.of_request(is_plain)
     if not key then
         return answers.refuse(refusal)
     end
@@ -133,7 +132,7 @@ function gateway.access()
         return answers.refuse(refusals.model_not_allowed(model.name))
     end
     request.model = model
-    request.conversation = conversation_of(key, model, found)
+    request.conversation = conversation_of(key, model, found, named)
     local candidate, reason = choose.node(model, busy.of, failing.down, previous_node(request))
     if not candidate then
         return answers.refuse(nobody(model))

@@ -6,7 +6,7 @@ local refusals = require "clusterai.refusals"
 local keys = {}
 
 local rate = ngx.shared.rate
-local var, find, lower = ngx.var, string.find, string.lower
+local var, find, lower, sub = ngx.var, string.find, string.lower, string.sub
 local MARK = "cak1."
 local LONGEST, MOST_SEEN = 200, 1000
 -- Texts and headers with valid keys, as long as this process uses the same table.
@@ -96,10 +96,9 @@ function keys.in_path()
     return find(lower(var.uri), MARK, 1, true) ~= nil
 end
 
---- Return the key that the request shows; nothing and a refusal otherwise.
-local function shown()
-    local authorization = var.http_authorization
-    if authorization then
+--- Return the key that the request shows, with that `Authorization` ("": none); nothing and a refusal otherwise.
+local function shown(authorization)
+    if authorization ~= "" then
         return valid(by_header(authorization))
     end
     local text = var.http_x_api_key
@@ -111,16 +110,19 @@ local function shown()
     return nil, refusals.no_key()
 end
 
---- Return the request's key; nothing and a refusal where it may not go on. `is_plain`: its URL is known to have no arguments.
+--- Return the request's key, nothing, and the conversation that its headers name ("": none); nothing and a refusal where it may
+-- not go on. `is_plain`: its URL is known to have no arguments.
 function keys.of_request(is_plain)
     if not is_plain and keys.in_url() then
         return nil, refusals.key_in_url()
     end
-    local key, refusal = shown()
+    local who = var.who
+    local newline = find(who, "\n", 1, true)
+    local key, refusal = shown(sub(who, 1, newline - 1))
     if key and key.per_minute > 0 then
         refusal = exceeded(key)
     end
-    return not refusal and key or nil, refusal
+    return not refusal and key or nil, refusal, sub(who, newline + 1)
 end
 
 --- Tell whether the key is for the model.

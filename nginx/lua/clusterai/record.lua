@@ -1,25 +1,31 @@
 --- What is written down of a request when it has ended: one line in the log, and the counters.
 local ffi = require "ffi"
 local gateway = require "clusterai.gateway"
+local journal = require "clusterai.journal"
 local metrics = require "clusterai.metrics"
 local requests = require "clusterai.requests"
 
 local record = {}
 
-ffi.cdef "long strtol(const char *, char **, int);"
+ffi.cdef [[
+    long strtol(const char *text, char **behind, int base);
+    const char *strstr(const char *text, const char *part);
+]]
 local C = ffi.C
 local TEXT = ffi.typeof "const char *"
 local behind = ffi.new "char *[1]"
 local var = ngx.var
-local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
-local floor, tobit = math.floor, require("bit").tobit
+local find, format, match = string.find, string.format, string.match
+local floor, max, tobit = math.floor, math.max, require("bit").tobit
 local TAIL = 4096
 local LONGEST_PATH = 200
 local PLAIN = requests.paths
-local THREE_DIGITS = {}
+local STATUS, SHORT_TIMES = {}, {} -- by number, and by milliseconds: making them takes longer than all else
 for number = 0, 999 do
-    THREE_DIGITS[number] = format("%03d", number)
+    SHORT_TIMES[number] = format("%.3f", number / 1000)
+    STATUS[number] = ',"status":' .. number .. ',"method":"'
 end
+local second, begun = -1, ""
 local ESCAPES = {['"'] = '\\"', ["\\"] = "\\\\"}
 -- What Ollama calls the tokens of prompt and answer, and what OpenAI and Anthropic do. The last one in the text counts.
 local OLLAMA_PROMPT, OLLAMA_OUTPUT = '"prompt_eval_count"', '"eval_count"'
@@ -46,44 +52,40 @@ local function whole(text)
     return number and number < MOST and format("%.0f", floor(number)) or nil
 end
 
---- Return the number of the field whose name ends before `at`. An integer is one for the compiler too, which writes it at once.
-local function number_at(tail, at)
-    local digit = byte(tail, at) == COLON and byte(tail, at + 1)
-    if digit and digit >= 48 and digit <= 57 then
-        local number = tonumber(C.strtol(ffi.cast(TEXT, tail) + at, behind, 10))
+--- Return the number behind the name at `at`, which points into the tail. An integer is one for the compiler too, which writes it
+-- at once.
+local function number_at(tail, name, at)
+    local value = at + #name
+    if value[0] == COLON and value[1] >= 48 and value[1] <= 57 then
+        local number = tonumber(C.strtol(value + 1, behind, 10))
         local c = behind[0][0]
         if number < LARGEST and (c == COMMA or c == CLOSE_OBJECT) then
             return tobit(number)
         end
     end
-    return whole(match(tail, "^:%s*([%d.eE+]+)", at))
+    return whole(match(tail, "^:%s*([%d.eE+]+)", tonumber(value - ffi.cast(TEXT, tail)) + 1))
 end
 
---- Return the number of the last field of that name, which occurs first at `at`. Where there is but one, as nearly always, nothing
+--- Return the number of the last field of that name; nothing where there is none. Where there is but one, as nearly always, nothing
 -- steps back from the end.
-local function last(tail, name, at)
-    if not at then
+local function last(tail, name)
+    local at = C.strstr(tail, name)
+    if at == nil then
         return nil
-    elseif find(tail, name, at + 1, true) then
+    elseif C.strstr(at + 1, name) ~= nil then
         return whole(match(tail, "^.*" .. name .. ":%s*(%d+)"))
     end
-    return number_at(tail, at + #name)
-end
-
---- Return the number of the last field of the one name, or else of the other.
-local function either(tail, one, other)
-    return last(tail, one, find(tail, one, 1, true)) or last(tail, other, find(tail, other, 1, true))
+    return number_at(tail, name, at)
 end
 
 --- Return the tokens of prompt and answer that the end of an answer tells, as numbers or texts; nothing where it does not.
 function record.tokens(tail)
-    local prompt, output = find(tail, OLLAMA_PROMPT, 1, true), find(tail, OLLAMA_OUTPUT, 1, true)
-    if prompt or output then
-        return last(tail, OLLAMA_PROMPT, prompt), last(tail, OLLAMA_OUTPUT, output)
-    elseif find(tail, '_tokens"', 1, true) then
-        return either(tail, OPENAI_PROMPT, ANTHROPIC_PROMPT), either(tail, OPENAI_OUTPUT, ANTHROPIC_OUTPUT)
+    local prompt, output = last(tail, OLLAMA_PROMPT), last(tail, OLLAMA_OUTPUT)
+    if not prompt and not output and C.strstr(tail, '_tokens"') ~= nil then
+        prompt = last(tail, OPENAI_PROMPT) or last(tail, ANTHROPIC_PROMPT)
+        output = last(tail, OPENAI_OUTPUT) or last(tail, ANTHROPIC_OUTPUT)
     end
-    return nil, nil
+    return prompt, output
 end
 
 --- Return the end of the answer: at most 4 kB, and of a stream no more than the last three pieces.
@@ -97,9 +99,9 @@ local function tail_of(request)
     return #tail > TAIL and tail:sub(-TAIL) or tail
 end
 
---- Return milliseconds as seconds, with three decimals: what format("%.3f") takes a thousand instructions for.
+--- Return milliseconds as seconds, with three decimals.
 local function seconds(milliseconds)
-    return floor(milliseconds / 1000) .. "." .. THREE_DIGITS[milliseconds % 1000]
+    return SHORT_TIMES[milliseconds] or format("%.3f", milliseconds / 1000)
 end
 
 --- Return the path in quotes, as the log has it.
@@ -112,39 +114,59 @@ local function shown(path)
     return quoted(#path > LONGEST_PATH and path:sub(1, LONGEST_PATH) or path)
 end
 
---- Return the fields of the line that only Lua knows, a comma behind the last.
---
--- All is put together at once, since each piece would become a string. What differs most often stands at the end, because LuaJIT
--- tells long strings by their ends: of those that it holds to be the same it compares every byte.
-local function fields(request, node)
-    local key, model, first_byte = request.key or "", request.model, request.first_byte
+--- Return the beginning of a line: the time, made once a second, up to the path.
+local function beginning()
+    local now = ngx.time()
+    if now ~= second then
+        second, begun = now, '{"time":"' .. var.time_iso8601 .. '","path":'
+    end
+    return begun
+end
+
+--- Put what the request was about.
+local function put_subject(line, request, node)
+    local model, first_byte = request.model, request.first_byte
     if not model then
-        return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '",'
+        line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '"')
+        return
     end
     local prompt, output
     if first_byte then
         prompt, output = record.tokens(tail_of(request))
     end
-    return '"path":' .. shown(request.path) .. ',"key":"' .. key .. '","model":"' .. model.name .. '","node":"' .. node
-        .. '","reason":"' .. (request.reason or "") .. '",' .. (prompt and '"prompt_tokens":' or "") .. (prompt or "")
-        .. (prompt and "," or "") .. (output and '"output_tokens":' or "") .. (output or "") .. (output and "," or "")
-        .. (first_byte and '"first_byte_seconds":' or "") .. (first_byte and seconds(first_byte) or "")
-        .. (first_byte and "," or "")
+    line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '","model":"', model.name, '","node":"', node,
+        '","reason":"', request.reason or "", '"')
+    if prompt then
+        line:put(',"prompt_tokens":', prompt)
+    end
+    if output then
+        line:put(',"output_tokens":', output)
+    end
+    if first_byte then
+        line:put(',"first_byte_seconds":', seconds(first_byte))
+    end
 end
 
 --- Write the line and the counters; let go of the node.
 function record.write()
-    local request = requests.finish()
-    if not request then
-        var.line = '"path":' .. shown(var.uri or "") .. "," -- what is no HTTP has none
-        return
+    local request, status = requests.finish(), ngx.status
+    local total = max(0, floor((ngx.now() - ngx.req.start_time()) * 1000 + 0.5)) -- milliseconds
+    local line
+    if request then
+        local node, model = request.node or "", request.model
+        gateway.remember(request)
+        gateway.leave(request)
+        metrics.count(model and model.name or "", node, status, request.first_byte, total / 1000)
+        line = journal.line()
+        put_subject(line, request, node)
+        requests.recycle(request)
+    else
+        line = journal.line()
+        line:put(beginning(), shown(var.uri or "")) -- what is no HTTP has none
     end
-    local node, model = request.node or "", request.model
-    gateway.remember(request)
-    gateway.leave(request)
-    var.line = fields(request, node)
-    metrics.count(model and model.name or "", node, ngx.status, request.first_byte, ngx.now() - ngx.req.start_time())
-    requests.recycle(request)
+    line:put(STATUS[status], ngx.req.get_method(), '","request_bytes":', var.request_length, ',"response_bytes":', var.bytes_sent,
+        ',"total_seconds":', seconds(total), ',"client":"', var.remote_addr, '"}\n')
+    journal.ended()
 end
 
 return record

@@ -1,6 +1,8 @@
---- What each nginx worker process does beside serving: look for new tables, tell the others its counts, probe failing nodes.
+--- What each nginx worker process does beside serving: look for new tables, tell the others its counts, hand over the log, probe
+--- failing nodes.
 local state = require "clusterai.state"
 local busy = require "clusterai.busy"
+local journal = require "clusterai.journal"
 local failing = require "clusterai.failing"
 local metrics = require "clusterai.metrics"
 
@@ -11,6 +13,7 @@ local LEADER = 0 -- the worker that probes; nginx starts a new one of that numbe
 
 local function tick(premature)
     metrics.flush()
+    journal.flush()
     if premature then
         return busy.retire()
     end
@@ -25,14 +28,20 @@ local function probe(premature)
     end
 end
 
---- Start this process's timers.
-function worker.start()
+--- Start this process's timers. `socket` is the journal's.
+function worker.start(socket)
+    journal.start(socket)
     state.poll() -- a worker that takes a dead one's place begins with what was known when nginx started
     failing.refresh()
     assert(ngx.timer.every(TICK_SECONDS, tick))
     if ngx.worker.id() == LEADER then
         assert(ngx.timer.every(PROBE_SECONDS, probe))
     end
+end
+
+--- Leave nothing behind in this process, which ends.
+function worker.stop()
+    journal.flush()
 end
 
 return worker
