@@ -41,19 +41,18 @@ end
 
 --- Forget the rest of a line whose beginning went to a stream that is no more.
 local function mend()
-    local bytes, size = lines:ref()
-    local newline = is_cut and C.memchr(bytes, NEWLINE, size)
-    if newline then
-        lines:skip(newline - ffi.cast("const char *", bytes) + 1)
+    if is_cut then
+        local bytes, size = lines:ref()
+        lines:skip(C.memchr(bytes, NEWLINE, size) - ffi.cast("const char *", bytes) + 1)
+        is_cut = false
     end
-    is_cut = false
 end
 
 --- Write what there is; tell whether the journal took all of it.
 local function write()
     local bytes, size = lines:ref()
     local taken = tonumber(C.write(stream, bytes, size))
-    if taken < 0 then
+    if taken <= 0 then
         if ffi.errno() ~= EAGAIN then
             C.close(stream)
             stream = nil
