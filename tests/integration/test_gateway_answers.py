@@ -191,11 +191,18 @@ async def test_status_and_metrics_are_not_for_a_web_page_under_another_name(told
 async def test_the_log_is_json_whatever_was_asked(told: Gateway) -> None:
     for path in ('/"quoted"', "/%22%0a%00%ff{}", "/" + "x" * 3000, "/\\"):
         await ask(told.port, path, key=KEY)
-    for line in (b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a b\x01\r\n\r\n", b"\x16\x03\x01\x00\x05hello\r\n\r\n"):
+    nonsense = (
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\x01\r\n\r\n",
+        b"\x16\x03\x01\x00\x05hello\r\n\r\n",
+        b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1","x":"\r\n\r\n',
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: inf\r\n\r\n",
+    )
+    for line in nonsense:
         reader, writer = await asyncio.open_connection("127.0.0.1", told.port)
         writer.write(line)
         async with asyncio.timeout(30):
             await reader.read()
         writer.close()
-    await until(lambda: len(told.log_lines()) >= 7)
+    await until(lambda: len(told.log_lines()) >= 9)
     assert all("status" in line for line in told.log_lines())

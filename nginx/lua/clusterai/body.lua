@@ -19,7 +19,7 @@ local MEANINGS = {
 }
 
 local ABSENT = 0
-local found = {model = ABSENT, name = ABSENT, mark = false} -- of the body that is looked at; nobody waits meanwhile
+local found = {model = ABSENT, name = ABSENT, mark = false, size = 0} -- of the body that is looked at; nobody waits meanwhile
 local NOT_JSON = "it breaks off or is no JSON"
 
 --- Return what a key means that is not among the common ones: it may be escaped, or "model" in other letters.
@@ -110,8 +110,9 @@ end
 
 --- Look at a body.
 --
--- @return a table, the same one each time, with `model`, `name` (texts, 0 where there are none, false where they are no texts) and
--- `mark`, which tells conversations apart (false: nothing does); or nothing, a stable code and, for "bad-json", what is wrong.
+-- @return a table, the same one each time, with `model`, `name` (texts, 0 where there are none, false where they are no texts),
+-- `mark`, which tells conversations apart (false: nothing does), and `size` in bytes; or nothing, a stable code and, for "bad-json",
+-- what is wrong.
 function body.inspect(text)
     local i, c = after_space(text, 1)
     if not c then
@@ -119,7 +120,7 @@ function body.inspect(text)
     elseif c ~= OPEN_OBJECT then
         return nil, "bad-json", "it is not an object"
     end
-    found.model, found.name, found.mark = ABSENT, ABSENT, false
+    found.model, found.name, found.mark, found.size = ABSENT, ABSENT, false, #text
     local first, first_byte = after_space(text, i + 1)
     if first_byte == CLOSE_OBJECT then
         i, c = first, first_byte

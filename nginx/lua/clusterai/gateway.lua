@@ -2,6 +2,7 @@
 local balancer = require "ngx.balancer"
 local state = require "clusterai.state"
 local keys = require "clusterai.keys"
+local heads = require "clusterai.heads"
 local body = require "clusterai.body"
 local names = require "clusterai.names"
 local choose = require "clusterai.choose"
@@ -114,13 +115,13 @@ end
 
 --- Decide where the request goes, or answer why it goes nowhere.
 function gateway.access()
-    local path = var.request_uri -- in full, as it was sent
-    local is_plain = requests.paths[path] ~= nil
-    local request = requests.begin(is_plain and path or var.uri)
+    local head = heads.current()
+    local request = requests.begin(head.is_plain and head.path or var.uri)
+    request.client = head.client
     if ngx.req.get_method() ~= "POST" then
         return answers.refuse(refusals.wrong_method(request.path, ngx.req.get_method()))
     end
-    local key, refusal, named = keys.of_request(is_plain)
+    local key, refusal = keys.of_request(head)
     if not key then
         return answers.refuse(refusal)
     end
@@ -131,13 +132,13 @@ function gateway.access()
     elseif not keys.allows(key, model.name) then
         return answers.refuse(refusals.model_not_allowed(model.name))
     end
-    request.model = model
-    request.conversation = conversation_of(key, model, found, named)
+    request.model, request.received = model, found.size
+    request.conversation = conversation_of(key, model, found, head.conversation)
     local candidate, reason = choose.node(model, busy.of, failing.down, previous_node(request))
     if not candidate then
         return answers.refuse(nobody(model))
     end
-    if not is_plain then
+    if not head.is_plain then
         spell_plainly(request.path)
     end
     request.candidate, request.reason = candidate, reason
@@ -192,7 +193,7 @@ function gateway.balance()
     balancer.set_current_peer(candidate.node.host, candidate.node.port)
 end
 
---- Keep the last pieces of the answer: there it tells how many tokens it took.
+--- Count the answer's bytes and keep its last pieces: there it tells how many tokens it took.
 function gateway.body()
     local chunk = ngx.arg[1]
     local request = chunk ~= "" and requests.current()
@@ -201,6 +202,7 @@ function gateway.body()
             request.first_byte = math.max(0, math.floor((ngx.now() - request.began) * 1000 + 0.5))
         end
         request.last_but_two, request.last_but_one, request.last = request.last_but_one, request.last, chunk
+        request.sent = request.sent + #chunk
     end
 end
 

@@ -2,11 +2,12 @@
 local state = require "clusterai.state"
 local digest = require "clusterai.digest"
 local refusals = require "clusterai.refusals"
+local heads = require "clusterai.heads"
 
 local keys = {}
 
 local rate = ngx.shared.rate
-local var, find, lower, sub = ngx.var, string.find, string.lower, string.sub
+local var, find, lower = ngx.var, string.find, string.lower
 local MARK = "cak1."
 local LONGEST, MOST_SEEN = 200, 1000
 -- Texts and headers with valid keys, as long as this process uses the same table.
@@ -110,19 +111,17 @@ local function shown(authorization)
     return nil, refusals.no_key()
 end
 
---- Return the request's key, nothing, and the conversation that its headers name ("": none); nothing and a refusal where it may
--- not go on. `is_plain`: its URL is known to have no arguments.
-function keys.of_request(is_plain)
-    if not is_plain and keys.in_url() then
+--- Return the key of the request with that head (see heads.lua); nothing and a refusal where it may not go on.
+function keys.of_request(head)
+    if not head.is_plain and keys.in_url() then
         return nil, refusals.key_in_url()
     end
-    local who = var.who
-    local newline = find(who, "\n", 1, true)
-    local key, refusal = shown(sub(who, 1, newline - 1))
-    if key and key.per_minute > 0 then
-        refusal = exceeded(key)
+    local key, refusal = shown(head.authorization)
+    if key then
+        heads.keep(head)
+        refusal = key.per_minute > 0 and exceeded(key) or nil
     end
-    return not refusal and key or nil, refusal, sub(who, newline + 1)
+    return not refusal and key or nil, refusal
 end
 
 --- Tell whether the key is for the model.

@@ -1,6 +1,7 @@
 --- The paths that the gateway answers from its tables, and those that it refuses.
 local state = require "clusterai.state"
 local keys = require "clusterai.keys"
+local heads = require "clusterai.heads"
 local names = require "clusterai.names"
 local answers = require "clusterai.answers"
 local refusals = require "clusterai.refusals"
@@ -91,7 +92,7 @@ function local_api.access()
     if not listed and not id then
         return answers.refuse(refusals.no_such_path(path))
     end
-    local key, refusal = keys.of_request()
+    local key, refusal = keys.of_request(heads.current())
     if not key then
         return answers.refuse(refusal)
     end

@@ -123,10 +123,19 @@ local function beginning()
     return begun
 end
 
+--- Return what the line says of model and node.
+local function middle(request, node)
+    local candidate = request.candidate
+    if candidate and candidate.id == node then
+        return candidate.logged
+    end
+    return '","model":"' .. request.model.name .. '","node":"' .. node .. '","reason":"'
+end
+
 --- Put what the request was about.
 local function put_subject(line, request, node)
-    local model, first_byte = request.model, request.first_byte
-    if not model then
+    local first_byte = request.first_byte
+    if not request.model then
         line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '"')
         return
     end
@@ -134,8 +143,7 @@ local function put_subject(line, request, node)
     if first_byte then
         prompt, output = record.tokens(tail_of(request))
     end
-    line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '","model":"', model.name, '","node":"', node,
-        '","reason":"', request.reason or "", '"')
+    line:put(beginning(), shown(request.path), ',"key":"', request.key or "", middle(request, node), request.reason or "", '"')
     if prompt then
         line:put(',"prompt_tokens":', prompt)
     end
@@ -147,25 +155,31 @@ local function put_subject(line, request, node)
     end
 end
 
+--- Put how it went: bytes of the two bodies, and the time.
+local function put_result(line, request, status, total)
+    local received = request and request.received or whole(var.content_length or 0) or 0 -- a header: it may hold anything
+    local sent = request and request.last and request.sent or var.body_bytes_sent
+    line:put(STATUS[status], ngx.req.get_method(), '","request_bytes":', received, ',"response_bytes":', sent,
+        ',"total_seconds":', seconds(total), ',"client":"', request and request.client or var.remote_addr, '"}\n')
+end
+
 --- Write the line and the counters; let go of the node.
 function record.write()
     local request, status = requests.finish(), ngx.status
     local total = max(0, floor((ngx.now() - ngx.req.start_time()) * 1000 + 0.5)) -- milliseconds
-    local line
+    local line = journal.line()
     if request then
         local node, model = request.node or "", request.model
         gateway.remember(request)
         gateway.leave(request)
         metrics.count(model and model.name or "", node, status, request.first_byte, total / 1000)
-        line = journal.line()
         put_subject(line, request, node)
+        put_result(line, request, status, total)
         requests.recycle(request)
     else
-        line = journal.line()
         line:put(beginning(), shown(var.uri or "")) -- what is no HTTP has none
+        put_result(line, nil, status, total)
     end
-    line:put(STATUS[status], ngx.req.get_method(), '","request_bytes":', var.request_length, ',"response_bytes":', var.bytes_sent,
-        ',"total_seconds":', seconds(total), ',"client":"', var.remote_addr, '"}\n')
     journal.ended()
 end
 

@@ -27,11 +27,12 @@ end
 
 --- Make the record one of a request of which nothing is known.
 local function clear(request)
-    request.path, request.key, request.model, request.conversation = false, false, false, false -- who and what
+    request.path, request.client, request.key, request.model = false, false, false, false -- who and what
+    request.conversation, request.received = false, false -- which one; the body's bytes
     request.previous, request.slot = false, false -- the conversation's node, and since when
     request.candidate, request.reason, request.node, request.tries, request.tried = false, false, false, 0, false -- where
     request.began, request.first_byte = 0, false -- when a node was chosen; milliseconds from there to the answer's first byte
-    request.last, request.last_but_one, request.last_but_two = false, false, false -- pieces of the answer
+    request.last, request.last_but_one, request.last_but_two, request.sent = false, false, false, 0 -- pieces of the answer; its bytes
     return request
 end
 
