@@ -96,7 +96,7 @@ wrk.method = #body > 0 and "POST" or "GET"
 wrk.body = #body > 0 and body or nil
 wrk.headers["Authorization"] = "Bearer {key}"
 wrk.headers["Content-Type"] = "application/json"
-{delay}function done(summary, latency)
+function done(summary, latency)
     local errors, form = summary.errors, 'RESULT {{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f}}'
     local failed = errors.status + errors.connect + errors.read + errors.timeout
     local p50, p99 = latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
@@ -188,19 +188,12 @@ def wrk(
 
 
 def wrk_in_turns(
-    targets: Mapping[int, str],
-    body: str,
-    key: str,
-    *,
-    connections: int,
-    seconds: int,
-    processors: frozenset[int],
-    pause_milliseconds: int = 0,
+    targets: Mapping[int, str], body: str, key: str, *, connections: int, seconds: int, processors: frozenset[int]
 ) -> list[Load]:
     """Load all targets, URLs by worker process, and let one worker run at a time, the others stopped by signal.
 
     Each has the processor to itself, and all meet the same machine, whose speed changes within seconds. The latencies
-    that come of it are of no use. `pause_milliseconds` is what a connection waits from an answer to its next request.
+    that come of it are of no use.
     """
     workers = list(targets)
     before = [Costs.of(worker).cpu_seconds for worker in workers]
@@ -208,15 +201,7 @@ def wrk_in_turns(
     with _stopped(workers), ExitStack() as stack:
         running = [
             stack.enter_context(
-                running_wrk(
-                    url,
-                    body,
-                    key,
-                    connections=connections,
-                    seconds=seconds,
-                    processors=processors,
-                    pause_milliseconds=pause_milliseconds,
-                )
+                running_wrk(url, body, key, connections=connections, seconds=seconds, processors=processors)
             )
             for url in targets.values()
         ]
@@ -259,21 +244,13 @@ def _said(process: subprocess.Popen[str], seconds: int) -> dict[str, Any]:
 
 @contextmanager
 def running_wrk(
-    url: str,
-    body: str,
-    key: str,
-    *,
-    connections: int,
-    processors: frozenset[int],
-    seconds: int = 600,
-    pause_milliseconds: int = 0,
+    url: str, body: str, key: str, *, connections: int, processors: frozenset[int], seconds: int = 600
 ) -> Iterator[subprocess.Popen[str]]:
     """Run wrk until the end of the block, or its own."""
     with tempfile.TemporaryDirectory(prefix="cai-bench-") as name:
         (Path(name) / "body").write_text(body)
         script = Path(name) / "wrk.lua"
-        delay = f"function delay() return {pause_milliseconds} end\n" if pause_milliseconds else ""
-        script.write_text(_SCRIPT.format(body=Path(name) / "body", key=key, delay=delay))
+        script.write_text(_SCRIPT.format(body=Path(name) / "body", key=key))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         move(process.pid, processors)
