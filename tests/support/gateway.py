@@ -170,12 +170,13 @@ class Gateway:
         write_atomic(self.state / name, text.encode(), mode=0o640)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers, and each worker has its stream to the journal."""
         self.journal.start()
+        streams = len(self.journal.heads) + self.workers
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not self._answers() or len(self.journal.heads) < streams:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"nginx does not answer: {self.errors()}")
             time.sleep(0.01)

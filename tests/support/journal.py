@@ -30,12 +30,16 @@ class Journal:
         if self._server is None:
             self.path.unlink(missing_ok=True)
             self._server = _Server(self)
-            threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+            self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+            self._thread.start()
 
     def stop(self) -> None:
-        """End, and every stream with it."""
+        """End, and every stream with it, read or not; nothing of it is left."""
         if self._server is not None:
             self._server.shutdown()
+            self._thread.join()
+            self._server.is_ending = True
+            self.reads.set()
             self._server.close_all()
             self._server = None
 
@@ -53,22 +57,22 @@ class _Stream(socketserver.StreamRequestHandler):
         self.server.streams.append(self.connection)
         journal.heads.append([self.rfile.readline().decode().rstrip("\n") for _ in range(HEAD_LINES)])
         rest = b""
-        while journal.reads.wait() and (piece := self.rfile.read1(_PIECE)):
+        while journal.reads.wait() and not self.server.is_ending and (piece := self.rfile.read1(_PIECE)):
             lines, newline, rest = (rest + piece).rpartition(b"\n")
             journal.take(lines + newline)
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
+    daemon_threads = False  # so that closing it waits for them
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.streams: list[socket.socket] = []
+        self.is_ending = False
         super().__init__(str(journal.path), _Stream)
 
     def close_all(self) -> None:
-        self.server_close()
         for stream in self.streams:
             with suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
+        self.server_close()

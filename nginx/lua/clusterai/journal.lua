@@ -95,9 +95,10 @@ function journal.ended()
     end
 end
 
---- Use the journal's socket at this path, from this process.
+--- Use the journal's socket at this path, from this process. One that cannot be had now is looked for when there are lines.
 function journal.start(path)
     address = ffi.new("clusterai_address", AF_UNIX, path)
+    stream = connected()
 end
 
 return journal
