@@ -196,7 +196,7 @@ async def test_the_log_is_json_whatever_was_asked(told: Gateway) -> None:
         b"GET / HTTP/1.1\r\nHost: a b\x01\r\n\r\n",
         b"\x16\x03\x01\x00\x05hello\r\n\r\n",
         b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1","x":"\r\n\r\n',
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: inf\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -inf\r\n\r\n",
     )
     for line in nonsense:
         reader, writer = await asyncio.open_connection("127.0.0.1", told.port)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support.gates import running_gate, streams
+from support.gates import Arrived, Gate, running_gate
 from support.gateway import Gateway, routes, running_gateway
 from support.journal import HEAD_LINES
-from support.raw_http import ask, pieces, read_head, request_bytes, sent
+from support.raw_http import read_head, request_bytes, sent
 from support.waiting import until
 
 KEY, MODEL = "cak1.aaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaa", "llama3.2:3b"
@@ -50,7 +51,10 @@ async def test_a_stream_s_head_is_what_the_journal_expects(tmp_path: Path) -> No
 
 
 async def test_a_journal_that_comes_later_or_again_gets_every_line(gateway: Gateway) -> None:
+    (before,) = gateway.worker_ids()
     gateway.journal.stop()
+    os.kill(before, signal.SIGKILL)
+    await until(lambda: gateway.worker_ids() not in ([], [before]))  # it has never had a journal
     await many(gateway, 5)
     await asyncio.sleep(0.5)  # it is looked for, twice
     assert gateway.log_lines() == []
@@ -96,19 +100,31 @@ async def test_who_ends_leaves_no_line_behind(gateway: Gateway, how: signal.Sign
     await until(lambda: len(gateway.log_lines()) == 5)
 
 
-async def test_a_stream_that_ends_in_a_process_of_before_a_reload_is_written_down(gateway: Gateway) -> None:
-    async with running_gate("a", gateway.authority, streams(20, 0.2)) as gate:
-        here = {"a": {"loaded": True, "fit": 1}}
-        gateway.write_routes(routes({"a": gate.port}, {MODEL: here}, generation=2))
+async def test_a_process_of_before_a_reload_writes_down_each_stream_when_it_ends(gateway: Gateway) -> None:
+    ends = {"first": asyncio.Event(), "second": asyncio.Event()}
+
+    async def until_told(gate: Gate, request: Arrived, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await ends[request.json["which"]].wait()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    def request(which: str) -> bytes:
+        body = json.dumps({"model": MODEL, "which": which}).encode()
+        return request_bytes("/api/chat", body, headers={"x-api-key": KEY})
+
+    async with running_gate("a", gateway.authority, until_told) as gate, asyncio.timeout(60):
+        gateway.write_routes(routes({"a": gate.port}, {MODEL: {"a": {"loaded": True, "fit": 1}}}, generation=2))
         await until(lambda: gateway.status()["routes"]["generation"] == 2 and gateway.status()["keys"]["generation"])
-        request = request_bytes("/api/chat", json.dumps({"model": MODEL}).encode(), headers={"x-api-key": KEY})
         (before,) = gateway.worker_ids()
-        async with sent(gateway.port, request) as (reader, _):
-            head = await read_head(reader)
+        first, second = request("first"), request("second")
+        async with sent(gateway.port, first) as (one, _), sent(gateway.port, second) as (other, _):
+            await read_head(one)
+            await read_head(other)
             gateway.reload()
-            assert [piece async for piece in pieces(reader, head.headers)]
-    await until(lambda: before not in gateway.worker_ids())
-    await until(gateway.log_lines)
-    (line,) = gateway.log_lines()
-    assert (line["node"], line["total_seconds"] > 3) == ("a", True)
-    assert (await ask(gateway.port, "/api/tags", method="GET", key=KEY)).status == 200
+            await until(lambda: [worker for worker in gateway.worker_ids() if worker != before])
+            ends["first"].set()
+            await until(lambda: len(gateway.log_lines()) == 1)
+            assert before in gateway.worker_ids()  # and has no timers any more
+            ends["second"].set()
+            await until(lambda: len(gateway.log_lines()) == 2)

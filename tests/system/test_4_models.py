@@ -75,6 +75,9 @@ def usable_on(cluster: Cluster, model: str = MODEL) -> set[str]:
 
 def test_the_registry_s_double_runs(client: Machine) -> None:
     ollama.serve_registry(client, {MODEL: SIZE, "qwen3:0.6b": 5_000_000})
+    manifest = f"http://127.0.0.1:{ollama.REGISTRY_PORT}/v2/library/{MODEL.replace(':', '/manifests/')}"
+    layers = json.loads(client.run(["curl", "-sSf", manifest]))["layers"]
+    assert max(layer["size"] for layer in layers) >= SIZE
 
 
 @pytest.mark.parametrize("name", SERVING)

@@ -2,7 +2,8 @@
 --
 -- nginx's own log is a system call for each line, and wakes the journal for each. This is a stream of lines as a service's standard
 -- output is one, opened as sd_journal_stream_fd(3) does; each worker process has its own. The journal never holds up a request: what
--- it does not take at once waits, up to a limit, and what is beyond that is lost and counted.
+-- it does not take at once waits, up to a limit, and what is beyond that is lost and counted. (libsystemd's own function would bring
+-- that library, and what it needs, into every process that speaks with the network; nginx's sockets for Lua end with their request.)
 local ffi = require "ffi"
 local new_buffer = require("string.buffer").new
 

@@ -20,7 +20,7 @@ local floor, max, tobit = math.floor, math.max, require("bit").tobit
 local TAIL = 4096
 local LONGEST_PATH = 200
 local PLAIN = requests.paths
-local STATUS, SHORT_TIMES = {}, {} -- by number, and by milliseconds: making them takes longer than all else
+local STATUS, SHORT_TIMES = {}, {} -- by number, and by milliseconds: a time takes a thousand instructions to format
 for number = 0, 999 do
     SHORT_TIMES[number] = format("%.3f", number / 1000)
     STATUS[number] = ',"status":' .. number .. ',"method":"'
@@ -123,19 +123,10 @@ local function beginning()
     return begun
 end
 
---- Return what the line says of model and node.
-local function middle(request, node)
-    local candidate = request.candidate
-    if candidate and candidate.id == node then
-        return candidate.logged
-    end
-    return '","model":"' .. request.model.name .. '","node":"' .. node .. '","reason":"'
-end
-
 --- Put what the request was about.
 local function put_subject(line, request, node)
-    local first_byte = request.first_byte
-    if not request.model then
+    local model, first_byte = request.model, request.first_byte
+    if not model then
         line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '"')
         return
     end
@@ -143,7 +134,8 @@ local function put_subject(line, request, node)
     if first_byte then
         prompt, output = record.tokens(tail_of(request))
     end
-    line:put(beginning(), shown(request.path), ',"key":"', request.key or "", middle(request, node), request.reason or "", '"')
+    line:put(beginning(), shown(request.path), ',"key":"', request.key or "", '","model":"', model.name, '","node":"', node,
+        '","reason":"', request.reason or "", '"')
     if prompt then
         line:put(',"prompt_tokens":', prompt)
     end
@@ -157,7 +149,7 @@ end
 
 --- Put how it went: bytes of the two bodies, and the time.
 local function put_result(line, request, status, total)
-    local received = request and request.received or whole(var.content_length or 0) or 0 -- a header: it may hold anything
+    local received = request and request.received or whole(match(var.content_length or "", "^%d+$")) or 0 -- a header holds anything
     local sent = request and request.last and request.sent or var.body_bytes_sent
     line:put(STATUS[status], ngx.req.get_method(), '","request_bytes":', received, ',"response_bytes":', sent,
         ',"total_seconds":', seconds(total), ',"client":"', request and request.client or var.remote_addr, '"}\n')

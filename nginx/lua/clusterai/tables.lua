@@ -54,11 +54,10 @@ local function node_of(id, node)
     }
 end
 
-local function candidate_of(name, node, copy)
+local function candidate_of(node, copy)
     return {
         id = node.id, key = node.key, slots = node.slots, node = node,
         loaded = copy.loaded == true, fit = tonumber(copy.fit) or 9,
-        logged = '","model":"' .. name .. '","node":"' .. node.id .. '","reason":"', -- in the middle of a line
     }
 end
 
@@ -71,7 +70,7 @@ local function model_of(name, model, nodes)
     compiled.retry_after = math.ceil(tonumber(model.retry_after_seconds) or 0)
     for id, copy in pairs(want(model.nodes, "table", name .. ".nodes")) do
         if nodes[id] then
-            local candidate = candidate_of(name, nodes[id], want(copy, "table", name .. ".nodes." .. id))
+            local candidate = candidate_of(nodes[id], want(copy, "table", name .. ".nodes." .. id))
             compiled.by_id[id] = candidate
             table.insert(compiled.candidates, candidate)
         end

@@ -28,20 +28,14 @@ local function probe(premature)
     end
 end
 
---- Start this process's timers. `socket` is the journal's.
-function worker.start(socket)
-    journal.start(socket)
+--- Start this process's timers.
+function worker.start()
     state.poll() -- a worker that takes a dead one's place begins with what was known when nginx started
     failing.refresh()
     assert(ngx.timer.every(TICK_SECONDS, tick))
     if ngx.worker.id() == LEADER then
         assert(ngx.timer.every(PROBE_SECONDS, probe))
     end
-end
-
---- Leave nothing behind in this process, which ends.
-function worker.stop()
-    journal.flush()
 end
 
 return worker
